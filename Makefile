@@ -1,0 +1,48 @@
+# `make demo` and `make test` do everything themselves: environment, dependencies, compiled code, then their job.
+# PYTHON: the interpreter to build the environment with. TORCH: what to install, e.g. `make test TORCH=torch==2.13.0`
+# (torchvision only if named).
+PYTHON ?= python3
+TORCH ?= torch torchvision
+
+requirements := $(foreach requirement,$(TORCH),'$(requirement)')
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Runs a command that says what it prints only if it fails
+quietly = @echo "$(1)"; $(1) > $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log; exit 1; }
+# One stamp per PYTHON and TORCH: other values install again
+choice := $(shell printf '%s' '$(PYTHON) $(TORCH)' | cksum | cut -d ' ' -f 1)
+ENVIRONMENT := $(VENV)/environment-$(choice)
+BUILD := $(VENV)/build-$(choice)
+SOURCES := setup.py pyproject.toml $(wildcard external/soft_nms/*.c external/soft_nms/build.py external/corner_pool/csrc/*)
+
+.PHONY: demo test build lint clean
+
+# Draws the toy data unless it is there, trains a small CornerNet on it, evaluates it and draws what it found
+demo: build
+	test -d data/toy || $(BIN)/python -m db.toy --output data/toy
+	$(BIN)/python train.py configs/toy.yaml --output runs/toy
+	$(BIN)/python test.py configs/toy.yaml --checkpoint runs/toy/last.pt --draw 8 --output runs/toy/test
+	@echo "Done: metrics.json, pictures and log are in runs/toy/test (training curves: runs/toy)"
+
+test: build
+	$(BIN)/python -m pytest
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+build: $(BUILD)
+
+$(ENVIRONMENT):
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(call quietly,$(PIP) install --upgrade pip 'setuptools>=77' wheel ninja cffi numpy $(requirements))
+	@touch $@
+
+$(BUILD): $(ENVIRONMENT) $(SOURCES)
+	$(call quietly,$(PIP) install --no-build-isolation --editable '.[dev]' $(requirements))
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info external/*/*.so

@@ -1,0 +1,114 @@
+"""Detections in COCO's result format: conversion, result files, and what the test-dev server wants."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from .coco import CocoIndex
+from .errors import DataError
+
+
+def to_results(
+    index: CocoIndex, i: int, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, decimals: int | None
+) -> list[dict]:
+    """Detections of image i of the index as COCO results, in the order given.
+
+    Args:
+        boxes: (n, 4) float x1, y1, x2, y2 in pixels of the image.
+        scores: (n,) float.
+        labels: (n,) 0 to C - 1.
+        decimals: to how many decimals coordinates and scores are rounded; None keeps full precision. The released code
+            takes 2, and rounds x1, y1 and the differences x2 - x1, y2 - y1 (not x2 and y2 first), formed in float32.
+    """
+    boxes = np.asarray(boxes).reshape(-1, 4)
+    bboxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
+    values = [[*bbox, score] for bbox, score in zip(bboxes, np.asarray(scores).tolist(), strict=True)]
+    if (
+        decimals is not None
+    ):  # Python's round takes the nearest decimal, as formatting with "%.2f" does; numpy's may not
+        values = [[round(value, decimals) for value in row] for row in values]
+    image_id = int(index.image_ids[i])
+    return [
+        {"image_id": image_id, "category_id": index.category_ids[int(label)], "bbox": row[:4], "score": row[4]}
+        for row, label in zip(values, np.asarray(labels).tolist(), strict=True)
+    ]
+
+
+def write_results(path: str | os.PathLike, results: list[dict]) -> None:
+    """Write a result file, whole or not at all. DataError if a coordinate or score is NaN or infinite."""
+    path = Path(path)
+    try:
+        text = json.dumps(results, allow_nan=False)
+    except ValueError:
+        raise DataError(f"{path}: not written: detections hold NaN or infinity. Has the network diverged?") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_results(path: str | os.PathLike) -> list[dict]:
+    """Read a result file. DataError if it is missing or is not a list of COCO bounding-box results."""
+    try:
+        results = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}). Give the path of a result file.") from None
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}. Is the file cut short?"
+        ) from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error}). Give the result file, not an archive of it.") from None
+    try:
+        check_results(results)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    return results
+
+
+def check_results(results: object) -> None:
+    """DataError unless results is a list of COCO bounding-box results."""
+    if not isinstance(results, list):
+        raise DataError(f"not COCO results: a {type(results).__name__}, where a list of detections is expected.")
+    for i, result in enumerate(results):
+        if not isinstance(result, dict):
+            raise DataError(f"not COCO results: entry [{i}] is a {type(result).__name__}, not an object.")
+        for key in ("image_id", "category_id", "bbox", "score"):
+            if key not in result:
+                raise DataError(f"not COCO results: [{i}].{key} is missing.")
+        if type(result["image_id"]) is not int or type(result["category_id"]) is not int:
+            raise DataError(f"[{i}]: image_id and category_id must be whole numbers.")
+        box = result["bbox"]
+        if not isinstance(box, (list, tuple)) or len(box) != 4:
+            raise DataError(f"[{i}].bbox is {box!r}; it must be 4 numbers: x, y, width, height.")
+        if not all(isinstance(v, (int, float)) and np.isfinite(v) for v in (*box, result["score"])):
+            raise DataError(f"[{i}]: bbox {box!r} and score {result['score']!r} must be finite numbers.")
+
+
+def results_name(split: str, annotation_stem: str, algorithm: str) -> str:
+    """File name for the results of a split whose annotation file is called annotation_stem + ".json".
+
+    Where only the evaluation server has the boxes (an image_info file, as for test-dev2017), this is the name it asks
+    for: detections_test-dev2017_<algorithm>_results.json. Otherwise results.json.
+    """
+    subset = annotation_stem.removeprefix("image_info_")
+    if split != "test" or subset == annotation_stem:
+        return "results.json"
+    return f"detections_{subset}_{re.sub('[^A-Za-z0-9.-]+', '-', algorithm)}_results.json"
+
+
+def submission_note(path: str | os.PathLike) -> str:
+    """One line that says how to submit a result file to COCO's evaluation server."""
+    path = Path(path)
+    return (
+        f"to submit: zip -j {path.with_suffix('.zip')} {path}, and upload the archive to the detection (bounding box) "
+        "task of the evaluation server named at https://cocodataset.org/#upload"
+    )

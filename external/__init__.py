@@ -1,0 +1,1 @@
+"""Compiled code, knowing nothing of the rest: directional max pools (C++, CUDA) and soft-NMS (C)."""

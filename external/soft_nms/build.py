@@ -1,0 +1,21 @@
+"""cffi's description of the compiled module `external.soft_nms._soft_nms`; read by setup.py."""
+
+import os
+from pathlib import Path
+
+from cffi import FFI
+
+ffi = FFI()
+ffi.cdef(
+    "int64_t soft_nms(float *rows, int64_t n, int64_t columns, int method, float sigma, float overlap,"
+    " float floor_score, int merge, float exponent);"
+)
+# setuptools runs this file with exec and no __file__, from the repository's root
+source = Path("external/soft_nms/soft_nms.c").read_text()
+posix = os.name == "posix"
+ffi.set_source(
+    "external.soft_nms._soft_nms",
+    source,
+    extra_compile_args=["-O3", "-ffp-contract=off"] if posix else [],
+    libraries=["m"] if posix else [],
+)

@@ -1,0 +1,57 @@
+"""Prediction modules: what stands between a backbone's features and the heads of one kind of keypoint."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from external.corner_pool import bottom_pool, left_pool, right_pool, top_pool
+from models.layers import ConvBlock, conv1x1_bn
+
+DIRECTIONS = {"top": top_pool, "left": left_pool, "bottom": bottom_pool, "right": right_pool}
+
+
+class CornerPool(nn.Module):
+    """Sum of the directional max pools of two maps of one shape (B, C, H, W) (CornerNet, equations 6 and 7)."""
+
+    def __init__(self, first: str, second: str):
+        super().__init__()
+        self.directions = first, second
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        first, second = self.directions
+        return DIRECTIONS[first](a) + DIRECTIONS[second](b)
+
+    def extra_repr(self) -> str:
+        return ", ".join(self.directions)
+
+
+class NoPool(nn.Module):
+    """Sum of two maps, unpooled: the ablation of corner pooling, with the same parameters (CornerNet, Table 1)."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+
+class PredictionModule(nn.Module):
+    """A residual block whose first convolution is two branches and a pool of both: (B, width, H, W) -> the same shape.
+
+    Figure 7 of CornerNet up to the heads. `first` and `second` map features to pool_width channels, `pool` joins them.
+    """
+
+    def __init__(self, width: int, pool_width: int, first: nn.Module, second: nn.Module, pool: nn.Module):
+        super().__init__()
+        self.first = first
+        self.second = second
+        self.pool = pool
+        self.conv = nn.Conv2d(pool_width, width, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(width)
+        self.skip = conv1x1_bn(width, width)
+        self.out = ConvBlock(width, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.pool(self.first(x), self.second(x))  # (B, pool_width, H, W)
+        return self.out(F.relu(self.bn(self.conv(pooled)) + self.skip(x)))
+
+
+def corner_module(width: int, pool_width: int, pool: nn.Module) -> PredictionModule:
+    """CornerNet's prediction module: both branches are one 3x3 convolution block."""
+    return PredictionModule(width, pool_width, ConvBlock(width, pool_width, 3), ConvBlock(width, pool_width, 3), pool)

@@ -1,0 +1,101 @@
+"""CornerNet: a backbone, and for each stack and each kind of corner a prediction module with its heads (Fig. 4)."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from models.corner_pooling import CornerPool, NoPool, corner_module
+from models.hourglass import StackedHourglass
+from models.layers import head, init_batch_norm
+
+HEATMAP_BIAS = -2.19  # logit of 0.1: what a heatmap predicts before it has learnt anything
+
+
+class KeypointMaps(NamedTuple):
+    """What the network predicts for one kind of keypoint, at a quarter of the image's resolution.
+
+    heatmap: (B, classes, h, w) logits. embedding: (B, 1, h, w), or None for keypoints that are not grouped.
+    offset: (B, 2, h, w), x then y, in cells: what rounding down to a cell has dropped (equation 2).
+    """
+
+    heatmap: Tensor
+    embedding: Tensor | None
+    offset: Tensor
+
+
+# One stack's predictions by kind of keypoint: "top_left", "bottom_right".
+Predictions = dict[str, KeypointMaps]
+
+
+class KeypointBranch(nn.Module):
+    """Prediction module and heads of one kind of keypoint: features (B, width, h, w) -> KeypointMaps."""
+
+    def __init__(self, module: nn.Module, width: int, classes: int, embedding: bool = True):
+        super().__init__()
+        self.module = module
+        self.heatmap = head(width, classes)
+        self.embedding = head(width, 1) if embedding else None
+        self.offset = head(width, 2)
+        nn.init.constant_(self.heatmap[-1].bias, HEATMAP_BIAS)
+
+    def forward(self, features: Tensor) -> KeypointMaps:
+        x = self.module(features)
+        return KeypointMaps(self.heatmap(x), self.embedding(x) if self.embedding else None, self.offset(x))
+
+
+class KeypointNetwork(nn.Module):
+    """A backbone and, by kind of keypoint, one branch per stack.
+
+    backbone: images -> list of features, one per stack. branches: name of the keypoint -> one branch per stack.
+    """
+
+    def __init__(self, backbone: nn.Module, branches: Mapping[str, Sequence[nn.Module]], bn_init: str = "uniform"):
+        super().__init__()
+        self.backbone = backbone
+        self.branches = nn.ModuleDict({name: nn.ModuleList(stacks) for name, stacks in branches.items()})
+        init_batch_norm(self, bn_init)
+
+    @property
+    def divisor(self) -> int:
+        """Images are best padded to a multiple of this, less one, in height and width."""
+        return self.backbone.divisor
+
+    def forward(self, images: Tensor, every_stack: bool | None = None) -> list[Predictions]:
+        """images: (B, 3, H, W), normalised. Returns the predictions of each stack, or of the last alone.
+
+        every_stack: None means in training only, for training supervises every stack and testing needs the last.
+        """
+        features = self.backbone(images)
+        every_stack = self.training if every_stack is None else every_stack
+        stacks = range(len(features)) if every_stack else [len(features) - 1]
+        return [{name: branch[s](features[s]) for name, branch in self.branches.items()} for s in stacks]
+
+
+def cornernet(
+    classes: int,
+    stacks: int = 2,
+    stem_width: int = 128,
+    widths: Sequence[int] = (256, 256, 384, 384, 384, 512),
+    blocks: Sequence[int] = (2, 2, 2, 2, 2, 4),
+    pool_width: int = 128,
+    corner_pooling: bool = True,
+    bn_init: str = "uniform",
+) -> KeypointNetwork:
+    """CornerNet on stacked hourglasses. The defaults are Hourglass-104; with one stack it is Hourglass-52."""
+    backbone = StackedHourglass(stacks, stem_width, widths, blocks)
+    width = backbone.width
+    # A top-left corner lies below nothing of its object and right of nothing of it: pool from the bottom, from the right.
+    pools = {"top_left": ("top", "left"), "bottom_right": ("bottom", "right")}
+    branches = {
+        name: [
+            KeypointBranch(
+                corner_module(width, pool_width, CornerPool(*directions) if corner_pooling else NoPool()),
+                width,
+                classes,
+            )
+            for _ in range(stacks)
+        ]
+        for name, directions in pools.items()
+    }
+    return KeypointNetwork(backbone, branches, bn_init)

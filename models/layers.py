@@ -1,0 +1,68 @@
+"""The three building blocks of every network here: convolution block, residual block, prediction head."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ConvBlock(nn.Module):
+    """Convolution, BatchNorm, ReLU: (B, inputs, H, W) -> (B, outputs, ceil(H / stride), ceil(W / stride)).
+
+    The papers' "convolution module" (CornerNet, footnote 1).
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(x)))
+
+
+def conv1x1_bn(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """1x1 convolution and BatchNorm: the projection of every shortcut."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+
+
+class Residual(nn.Module):
+    """Residual block of two 3x3 convolutions: (B, inputs, H, W) -> (B, outputs, ceil(H / stride), ceil(W / stride))."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        same = stride == 1 and inputs == outputs
+        self.skip = nn.Identity() if same else conv1x1_bn(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + self.skip(x))
+
+
+def residuals(inputs: int, outputs: int, count: int, stride: int = 1) -> nn.Sequential:
+    """`count` residual blocks of which the first changes stride and width."""
+    return nn.Sequential(Residual(inputs, outputs, stride), *(Residual(outputs, outputs) for _ in range(count - 1)))
+
+
+def head(inputs: int, outputs: int) -> nn.Sequential:
+    """Conv-ReLU-Conv that predicts maps: (B, inputs, H, W) -> (B, outputs, H, W) (CornerNet, Fig. 7)."""
+    return nn.Sequential(nn.Conv2d(inputs, inputs, 3, padding=1), nn.ReLU(), nn.Conv2d(inputs, outputs, 1))
+
+
+def init_batch_norm(module: nn.Module, how: str) -> None:
+    """Draw the weights of every BatchNorm of `module` from U(0, 1) ("uniform") or set them to 1 ("ones").
+
+    The published networks were "randomly initialized under the default setting of PyTorch" (CornerNet, Section 4.1) at
+    a time when that default was U(0, 1); it is 1 today.
+    """
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            if how == "uniform":
+                nn.init.uniform_(m.weight)
+            elif how == "ones":
+                nn.init.ones_(m.weight)
+            else:
+                raise ValueError(f"BatchNorm initialisation must be 'uniform' or 'ones', not {how!r}")

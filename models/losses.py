@@ -1,0 +1,115 @@
+"""The training loss (CornerNet, Section 3): focal on heatmaps, pull and push on embeddings, smooth L1 on offsets."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.cornernet import Predictions
+
+EPS = 1e-4  # the released code's: clamp of the scores, and what is added to the counts of objects
+
+
+class KeypointTarget(Protocol):
+    """Targets of one kind of keypoint; N objects in all images of the batch together.
+
+    heatmap: (B, classes, h, w), 1 at the keypoints. cells: (N,) y * w + x. offsets: (N, 2) x, y in cells.
+    """
+
+    heatmap: Tensor
+    cells: Tensor
+    offsets: Tensor
+
+
+class LossWeights(NamedTuple):
+    """Exponents and weights of equations 1, 5 and 8."""
+
+    focal_alpha: float = 2.0
+    focal_beta: float = 4.0
+    pull: float = 0.1
+    push: float = 0.1
+    offset: float = 1.0
+    margin: float = 1.0
+
+
+class LossTerms(NamedTuple):
+    """The weighted total, to be minimised, and its unweighted terms. Scalars."""
+
+    total: Tensor
+    focal: Tensor
+    pull: Tensor
+    push: Tensor
+    offset: Tensor
+
+
+def focal_loss(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
+    """Equation 1 on one batch of heatmaps, both (B, classes, h, w): a scalar.
+
+    Divided by the number of positives in the batch; with no positive it is the negative term alone, undivided. Scores
+    are clamped to [1e-4, 1 - 1e-4], so that a logit beyond them has no gradient, as in the released code.
+    """
+    score = logits.sigmoid().clamp(EPS, 1 - EPS)
+    positive = target == 1
+    gain = (1 - score).pow(alpha) * score.log()
+    penalty = (1 - target).pow(beta) * score.pow(alpha) * (1 - score).log()  # 0 at the positives
+    return -torch.where(positive, gain, penalty).sum() / positive.sum().clamp(min=1)
+
+
+def embedding_loss(
+    top_left: Tensor, bottom_right: Tensor, image_index: Tensor, batch: int, margin: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Pull and push (equations 4 and 5), summed over the images of the batch.
+
+    top_left, bottom_right: (N,) embeddings of the N objects' corners. image_index: (N,) the image of each object.
+    As released, push runs over all ordered pairs of an image, the diagonal included, less the diagonal's share: for
+    an image with one object that is a constant of about 1.
+    """
+    mean = (top_left + bottom_right) / 2
+    # Counts are float32 also for float64 maps, as released.
+    count = torch.bincount(image_index, minlength=batch).float()[image_index]  # (N,) objects in the image of each
+    pull = (((top_left - mean) ** 2 + (bottom_right - mean) ** 2) / (count + EPS)).sum()
+
+    distance = (mean[:, None] - mean[None, :]).abs()  # (N, N)
+    pair = F.relu(margin - distance) - 1 / (count + EPS)[:, None]
+    pair = pair / ((count - 1) * count + EPS)[:, None]
+    push = torch.where(image_index[:, None] == image_index[None, :], pair, 0).sum()
+    return pull, push
+
+
+def at_cells(maps: Tensor, image_index: Tensor, cells: Tensor) -> Tensor:
+    """Values of maps (B, C, h, w) at the cells (N,) of the images image_index (N,): (N, C)."""
+    return maps.flatten(2)[image_index, :, cells]
+
+
+def detection_loss(
+    outputs: Sequence[Predictions],
+    targets: Mapping[str, KeypointTarget],
+    image_index: Tensor,
+    weights: LossWeights = LossWeights(),
+) -> LossTerms:
+    """Equation 8, averaged over the stacks in `outputs`.
+
+    Every kind of keypoint adds its heatmap and its offset; the two corners, which have embeddings, are grouped.
+    image_index: (N,) the image of each object, in the order of the targets' cells. Computed in float32 at least.
+    """
+    zero = torch.zeros((), dtype=torch.promote_types(outputs[0]["top_left"].heatmap.dtype, torch.float32))
+    focal = pull = push = offset = zero.to(image_index.device)
+    objects = torch.tensor(len(image_index), dtype=torch.float32) + EPS
+    for maps in outputs:
+        embeddings = {}
+        for name, target in targets.items():
+            logits, embedding, offsets = (m if m is None else m.to(zero.dtype) for m in maps[name])
+            focal = focal + focal_loss(logits, target.heatmap, weights.focal_alpha, weights.focal_beta)
+            predicted = at_cells(offsets, image_index, target.cells)  # (N, 2)
+            distance = F.smooth_l1_loss(predicted, target.offsets.to(predicted.dtype), reduction="sum")
+            offset = offset + distance / objects
+            if embedding is not None:
+                embeddings[name] = at_cells(embedding, image_index, target.cells)[:, 0]  # (N,)
+        if embeddings:
+            grouped = embedding_loss(**embeddings, image_index=image_index, batch=len(logits), margin=weights.margin)
+            pull, push = pull + grouped[0], push + grouped[1]
+    focal, pull, push, offset = (term / len(outputs) for term in (focal, pull, push, offset))
+    total = focal + weights.pull * pull + weights.push * push + weights.offset * offset
+    return LossTerms(total, focal, pull, push, offset)

@@ -1,0 +1,1 @@
+"""Running a network: training state, checkpoints, inference, pictures."""

@@ -1,0 +1,107 @@
+"""Checkpoints: written atomically, read without running anyone's code, matched to the network by name and shape."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnet.released import rename
+
+FORMAT = 1
+LISTED = 8  # names shown of each kind of mismatch
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, unsafe, or of another network."""
+
+
+def save(path: Path, state: Mapping[str, Any]) -> None:
+    """Write `state` to `path` so that at any moment the file there is either the old one or the new one, whole.
+
+    Raises OSError (a full disk, say), with the old file untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as f:
+            torch.save({"format": FORMAT, **state}, f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(partial, path)
+    except RuntimeError as e:  # how torch.save reports a failed write
+        raise OSError(f"cannot write {path}: {e}") from e
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of ours, or a released `.pkl`, which comes back as {"model": state dict, "released": True}.
+
+    Raises CheckpointError, naming the file, for one that is missing, damaged, or that would run code to be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"checkpoint {path} {what}: give the path of a checkpoint of train.py or a released .pkl")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        if "weights only" in str(e).lower() or "unsupported" in str(e).lower():
+            raise CheckpointError(
+                f"checkpoint {path} is refused: to read it would run code that it brings ({culprit(e)}). A checkpoint "
+                "may hold tensors and plain values alone; save its state dict by itself"
+            ) from e
+        raise CheckpointError(damaged(path, e)) from e
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as e:
+        raise CheckpointError(damaged(path, e)) from e
+    if not isinstance(state, Mapping) or not state:
+        raise CheckpointError(f"checkpoint {path} holds {type(state).__name__}, not the state of a network")
+    if "format" in state:
+        if state["format"] != FORMAT or not isinstance(state.get("model"), Mapping):
+            raise CheckpointError(f"checkpoint {path} is of format {state['format']}; this version reads {FORMAT}")
+        return dict(state)
+    if not all(isinstance(v, Tensor) for v in state.values()):
+        other = next(k for k, v in state.items() if not isinstance(v, Tensor))
+        raise CheckpointError(
+            f"checkpoint {path} is neither one of train.py nor a released state dict: it holds {other!r}, not a tensor"
+        )
+    return {"model": {rename(k): v for k, v in state.items()}, "released": True}
+
+
+def culprit(error: Exception) -> str:
+    """What an unsafe pickle asks for, from torch's long explanation."""
+    lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
+    return lines[0].split(" was not")[0] if lines else "an unknown object"
+
+
+def damaged(path: Path, error: Exception) -> str:
+    size = path.stat().st_size
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"checkpoint {path} ({size:,} bytes) is damaged or no checkpoint at all: {reason[:200]}"
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Copy `weights` into the network. Raises CheckpointError listing what is missing, unexpected or of another shape."""
+    own = network.state_dict()
+    # Networks of 2018 did not count their batches; the count is not used by any of ours.
+    missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in weights if k not in own]
+    shapes = [
+        f"{k} is {list(weights[k].shape)}, the network's {list(own[k].shape)}"
+        for k in own
+        if k in weights and weights[k].shape != own[k].shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if any(kinds.values()):
+        text = "; ".join(
+            f"{len(names)} {kind}: {', '.join(names[:LISTED])}{', ...' if len(names) > LISTED else ''}"
+            for kind, names in kinds.items()
+            if names
+        )
+        raise CheckpointError(f"checkpoint {path} is of another network than the config's ({text})")
+    network.load_state_dict({**own, **weights})

@@ -1,0 +1,86 @@
+"""What train.py and test.py share: a config's sections made into index, network and detector; errors into exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from db import CocoIndex, DataError, load_index
+from nnet.checkpoint import CheckpointError
+from nnet.inference import Detector, Found
+from nnet.training import RunError
+from sample import UnreadableImage, read_image
+
+RUN_FAILED, BAD_INPUT = 1, 2
+
+
+def exit_code(main: Callable[[], int | None], *bad_input: type[Exception]) -> int:
+    """Run `main`; what a user can mend becomes one line on stderr and exit code 2, a run that had to stop, 1."""
+    try:
+        return main() or 0
+    except (DataError, CheckpointError, *bad_input) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except (RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return RUN_FAILED
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called "cpu" or "cuda", or with "auto" CUDA where there is one. DataError if CUDA is asked for in vain."""
+    if name == "cuda" and not torch.cuda.is_available():
+        built = "finds no GPU" if torch.version.cuda else "is built for the CPU alone"
+        raise DataError(f"train.device is cuda, but this PyTorch ({torch.__version__}) {built}: use auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def split_files(root: str, images: Sequence[str], annotations: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """Image folders and annotation files of a split, which a config gives relative to its root."""
+    return [Path(root, name) for name in images], [Path(root, name) for name in annotations]
+
+
+def load_split(
+    root: str, images: Sequence[str], annotations: Sequence[str], limit: int = 0, require_boxes: bool = True
+) -> CocoIndex:
+    """Index of a split of a config's `data:` section."""
+    folders, files = split_files(root, images, annotations)
+    return load_index(files, folders, limit, require_boxes)
+
+
+def same_categories(index: CocoIndex, ids: Sequence[int], names: Sequence[str], whose: str, source: str) -> None:
+    """Raise DataError unless the categories of the index (of `source`) are those `whose` network was trained on."""
+    if (tuple(index.category_ids), tuple(index.category_names)) == (tuple(ids), tuple(names)):
+        return
+    own, theirs = dict(zip(ids, names, strict=True)), dict(zip(index.category_ids, index.category_names, strict=True))
+    differing = sorted(i for i in own.keys() | theirs.keys() if own.get(i) != theirs.get(i))
+    example = "; ".join(f"id {i}: {own.get(i, 'none')!r} against {theirs.get(i, 'none')!r}" for i in differing[:5])
+    raise DataError(
+        f"{source} lists other categories than {whose} ({len(differing)} differ: {example}): use annotations with the "
+        "same category ids and names"
+    )
+
+
+def detect_all(
+    detector: Detector, index: CocoIndex, unreadable: Callable[[str], None], leave: bool = True
+) -> Iterator[tuple[int, np.ndarray, Found]]:
+    """Detections image by image, with a progress bar: (position in the index, image (H, W, 3) uint8 BGR, detections).
+
+    An image that cannot be read is told to `unreadable` and left out.
+    """
+    found = 0
+    with tqdm(range(len(index)), desc="detecting", unit="image", dynamic_ncols=True, leave=leave) as bar:
+        for i in bar:
+            try:
+                image = read_image(index.path(i), tuple(index.sizes[i].tolist()))
+            except UnreadableImage as error:
+                unreadable(str(error))
+                continue
+            detections = detector(image)
+            found += len(detections.scores)
+            bar.set_postfix(boxes=found, refresh=False)
+            yield i, image, detections

@@ -1,0 +1,40 @@
+"""Names of the released checkpoints' parameters, and ours.
+
+A released checkpoint is a pickled state dict whose names begin with `module.`: pre = stem; kps.S = hourglass of stack S with up1
+(skip), low1 (down), low2 (inner), low3 (up); cnvs = features; inters_, cnvs_, inters = what joins two stacks; tl_cnvs,
+br_cnvs = prediction modules; *_heats, *_tags, *_regrs = heads.
+"""
+
+import re
+
+KEYPOINTS = {"tl": "top_left", "br": "bottom_right", "ct": "center"}
+HEADS = {"heats": "heatmap", "tags": "embedding", "regrs": "offset"}
+HOURGLASS = {"up1": "skip", "low1": "down", "low2": "inner", "low3": "up"}
+MODULE = {
+    "p1_conv1": "first",
+    "p2_conv1": "second",
+    "p_conv1": "conv",
+    "p_bn1": "bn",
+    "conv1": "skip.0",
+    "bn1": "skip.1",
+}
+MODULE |= {"conv2": "out"}
+BACKBONE = {"pre": "stem", "cnvs": "features", "inters_": "from_input", "cnvs_": "from_features", "inters": "merge"}
+
+
+def rename(name: str) -> str:
+    """Our name of a released parameter or buffer; a name of no released network comes back as it is."""
+    name = name.removeprefix("module.")
+    if m := re.fullmatch(r"kps\.(\d+)\.((?:\w+\.)+?)(\d+\..+)", name):
+        stack, path, rest = m.groups()
+        return (
+            f"backbone.hourglasses.{stack}." + "".join(f"{HOURGLASS.get(p, p)}." for p in path.split(".")[:-1]) + rest
+        )
+    if m := re.fullmatch(r"(tl|br|ct)_cnvs\.(\d+)\.(\w+)\.(.+)", name):
+        kind, stack, part, rest = m.groups()
+        return f"branches.{KEYPOINTS[kind]}.{stack}.module.{MODULE.get(part, part)}.{rest}"
+    if m := re.fullmatch(r"(tl|br|ct)_(heats|tags|regrs)\.(\d+)\.(0\.conv|1)\.(weight|bias)", name):
+        kind, head, stack, conv, rest = m.groups()
+        return f"branches.{KEYPOINTS[kind]}.{stack}.{HEADS[head]}.{0 if conv == '0.conv' else 2}.{rest}"
+    first, _, rest = name.partition(".")
+    return f"backbone.{BACKBONE[first]}.{rest}" if first in BACKBONE else name

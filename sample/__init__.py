@@ -1,0 +1,36 @@
+"""From annotated image to training batch."""
+
+from .augment import Augment, UnreadableImage, fit_image, read_image
+from .colour import MEAN, STD, ColourDraw, normalise
+from .loader import (
+    Batch,
+    MicroBatches,
+    Sample,
+    TrainingSet,
+    Unreadable,
+    make_loader,
+    validation_batches,
+)
+from .targets import KeypointTargets, Penalty, corner_targets, gaussian_radius
+
+__all__ = [
+    "MEAN",
+    "STD",
+    "Augment",
+    "Batch",
+    "ColourDraw",
+    "KeypointTargets",
+    "MicroBatches",
+    "Penalty",
+    "Sample",
+    "TrainingSet",
+    "Unreadable",
+    "UnreadableImage",
+    "corner_targets",
+    "fit_image",
+    "gaussian_radius",
+    "make_loader",
+    "normalise",
+    "read_image",
+    "validation_batches",
+]

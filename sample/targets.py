@@ -1,0 +1,168 @@
+"""Training targets, drawn on the device from the boxes of a batch (CornerNet, sections 3.2 and 3.3)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+Size = tuple[int, int]  # height, width
+
+OBJECTS_AT_ONCE = 1024  # Gaussians drawn per step: bounds the memory (60 MB at radius 30)
+
+
+class Penalty(NamedTuple):
+    """How the negatives around a true location are forgiven (section 3.2; its ablation is in section 4.3.2)."""
+
+    kind: str = "object"  # radius from the object's size; "fixed": the same for all; "none": one-hot heatmaps
+    overlap: float = 0.3  # object: a pair of corners within the radius makes a box of at least this IoU; above 0
+    radius: float = 2.5  # fixed: in cells
+    rule: str = "cornernet"  # object: whose released formula gives the radius, "cornernet" or "centernet"
+
+
+class Spread(NamedTuple):
+    """The Gaussians of N objects."""
+
+    cut: Tensor  # (N,) int64: cells farther than this along x or y are left alone
+    radius: Tensor  # (N,) float64, in cells: gives the standard deviation
+    limit: int  # no `cut` is above it: known without asking the device
+
+
+class KeypointTargets(NamedTuple):
+    """Targets of one kind of keypoint for a batch with N objects in all."""
+
+    heatmap: Tensor  # (B, C, h, w) float32: 1 at the keypoints, Gaussian around them
+    cells: Tensor  # (N,) int64: the keypoint's cell, y * w + x
+    offsets: Tensor  # (N, 2) float64: x and y, what rounding down to the cell lost, in cells
+
+
+def gaussian_radius(height: ArrayLike, width: ArrayLike, overlap: float, rule: str = "cornernet") -> Tensor:
+    """How far both corners of a height x width box may move for its IoU to stay at `overlap`: float64, not rounded.
+
+    The least of three cases: both corners move outside the box, both inside, or one each way. The rule "centernet" is
+    that of its release, which takes the other root in the first two cases and divides by 2 in all. Sizes are numbers,
+    arrays or CPU tensors.
+
+    Operations come in the order of the released code, and square roots from NumPy, which rounds them correctly (torch
+    does not): many radii are whole numbers (12 x 15 cells at 0.3: exactly 3) that are rounded down later, and one bit
+    less would make them one cell smaller.
+    """
+    h, w = np.asarray(height, dtype=np.float64), np.asarray(width, dtype=np.float64)
+    t, total = overlap, h + w
+
+    def root(b: np.ndarray, four_ac: np.ndarray, sign: int) -> np.ndarray:
+        return b + sign * np.sqrt(b**2 - four_ac)
+
+    sign, divisors = {"cornernet": (-1, (2, 8, 8 * t)), "centernet": (1, (2, 2, 2))}[rule]
+    one_each = root(total, 4 * (w * h * (1 - t) / (1 + t)), sign) / divisors[0]
+    inside = root(2 * total, 16 * ((1 - t) * w * h), sign) / divisors[1]
+    outside = root(-2 * t * total, 4 * (4 * t) * ((t - 1) * w * h), 1) / divisors[2]
+    return torch.as_tensor(np.minimum(np.minimum(one_each, inside), outside))
+
+
+def draw_gaussians(
+    num_maps: int, size: Size, maps: Tensor, cells: Tensor, spread: Spread, denominator: float = 6
+) -> Tensor:
+    """Draw N Gaussians into maps of zeros, where they overlap the greater (section 3.2).
+
+    Args:
+        num_maps, size: how many maps, and their height and width.
+        maps: (N,) int64, the map of each object.
+        cells: (N, 2) int64, x and y of the cell in which its Gaussian is 1; inside the map.
+        spread: their radii; the standard deviation is (2 radius + 1) / denominator.
+
+    Returns float32 (num_maps, height, width). (The released code also zeroes values below the machine's epsilon; within
+    the window none comes near it.)
+    """
+    height, width = size
+    heatmap = torch.zeros(num_maps * height * width, device=cells.device)
+    steps = torch.arange(-spread.limit, spread.limit + 1, device=cells.device)  # (D,)
+    sigma = (2 * spread.radius + 1) / denominator
+    for first in range(0, len(cells), OBJECTS_AT_ONCE):
+        part = slice(first, first + OBJECTS_AT_ONCE)
+        near = steps.abs() <= spread.cut[part, None]  # (n, D)
+        gaussian = (-(steps**2) / (2 * sigma[part, None] ** 2)).exp()
+        x, y = (cells[part, None, axis] + steps for axis in (0, 1))
+        in_x = gaussian * (near & (x >= 0) & (x < width))
+        in_y = gaussian * (near & (y >= 0) & (y < height))
+        values = (in_y[:, :, None] * in_x[:, None, :]).float()  # (n, D, D): zero outside the window and the map
+        rows = maps[part, None] * height + y.clamp(0, height - 1)
+        index = (rows * width)[:, :, None] + x.clamp(0, width - 1)[:, None, :]
+        heatmap.scatter_reduce_(0, index.flatten(), values.flatten(), "amax")
+    return heatmap.view(num_maps, height, width)
+
+
+def penalty_spread(boxes: Tensor, input_size: Size, output_size: Size, penalty: Penalty) -> Spread:
+    """The Gaussians of boxes (N, 4), in input pixels. Their size in cells is rounded up, the radius down."""
+    if penalty.kind == "object":
+        (in_h, in_w), (out_h, out_w) = input_size, output_size
+        width = ((boxes[:, 2] - boxes[:, 0]) * (out_w / in_w)).ceil().long().clamp(0, out_w)
+        height = ((boxes[:, 3] - boxes[:, 1]) * (out_h / in_h)).ceil().long().clamp(0, out_h)
+        radii, limit = _radius_table(tuple(output_size), penalty.overlap, penalty.rule, boxes.device)
+        cut = radii[height, width]
+        return Spread(cut, cut.double(), limit)
+    radius = {"fixed": penalty.radius, "none": 0.0}[penalty.kind]
+    radii = torch.full_like(boxes[:, 0], radius)
+    return Spread(radii.long(), radii, int(radius))
+
+
+@lru_cache
+def _radius_table(size: Size, overlap: float, rule: str, device: torch.device) -> tuple[Tensor, int]:
+    """Radii (h + 1, w + 1) int64, rounded down, of boxes of 0 to h times 0 to w cells, and the greatest."""
+    radii = gaussian_radius(*np.indices((size[0] + 1, size[1] + 1)), overlap, rule).clamp(min=0).long()
+    return radii.to(device), int(radii.max())
+
+
+def keypoint_targets(
+    points: Tensor,
+    labels: Tensor,
+    image_index: Tensor,
+    batch: int,
+    classes: int,
+    input_size: Size,
+    output_size: Size,
+    spread: Spread,
+    denominator: float = 6,
+) -> KeypointTargets:
+    """Targets for one keypoint per object.
+
+    Args:
+        points: (N, 2) float64, x and y in input pixels.
+        labels, image_index: (N,) int64, class and image of each object.
+        spread, denominator: as for `draw_gaussians`.
+    """
+    (in_h, in_w), (height, width) = input_size, output_size
+    exact = torch.stack([points[:, 0] * (width / in_w), points[:, 1] * (height / in_h)], 1)
+    x, y = (exact[:, axis].long().clamp(0, limit - 1) for axis, limit in ((0, width), (1, height)))
+    cells = torch.stack([x, y], 1)
+    heatmap = draw_gaussians(batch * classes, output_size, image_index * classes + labels, cells, spread, denominator)
+    return KeypointTargets(heatmap.view(batch, classes, height, width), y * width + x, exact - cells)
+
+
+def corner_targets(
+    boxes: Tensor,
+    labels: Tensor,
+    image_index: Tensor,
+    batch: int,
+    classes: int,
+    input_size: Size,
+    output_size: Size,
+    penalty: Penalty,
+) -> dict[str, KeypointTargets]:
+    """Targets "top_left" and "bottom_right" of a batch, on the device of its boxes.
+
+    Args:
+        boxes: (N, 4) float64, x1, y1, x2, y2 in input pixels, of all images together.
+        labels, image_index: (N,) int64, class and image of each box.
+        batch, classes: how many images and classes there are.
+    """
+    spread = penalty_spread(boxes, input_size, output_size, penalty)
+    where = (labels, image_index, batch, classes, input_size, output_size, spread)
+    return {
+        "top_left": keypoint_targets(boxes[:, :2], *where),
+        "bottom_right": keypoint_targets(boxes[:, 2:], *where),
+    }

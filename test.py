@@ -1,0 +1,117 @@
+"""Evaluate a checkpoint: python test.py CONFIG --checkpoint PATH [--split val|test|train] [--output DIR] [--draw N] [key.sub=value ...]
+
+Writes to DIR (runs/<name of the config>/<split> by default) the detections in COCO's result format, metrics.json with COCO's
+12 figures, and pictures. Exit codes: 0 done, 1 stopped by a fault, 2 bad input.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+import configs
+from db import CocoIndex, DataError, evaluate, results_name, submission_note, to_results, write_results
+from models import build_network
+from nnet import checkpoint
+from nnet.experiment import choose_device, detect_all, exit_code, load_split, same_categories, split_files
+from nnet.inference import Detector, DetectSettings, Found
+from nnet.pictures import class_colour, draw_boxes, draw_detections, draw_heatmap, side_by_side, write_image
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Evaluate a checkpoint.", epilog="Options: configs/schema.py")
+    parser.add_argument("config", help="YAML file, as those in configs/")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="options that differ from the config's")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="PATH", help="one of train.py's, or a released .pkl"
+    )
+    parser.add_argument("--split", choices=["val", "test", "train"], default="val", help="which data (default: val)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder of the results (default: runs/<config>/<split>)"
+    )
+    parser.add_argument(
+        "--draw", type=int, default=0, metavar="N", help="draw the first N images with their detections"
+    )
+    args = parser.parse_intermixed_args(argv)
+    if args.draw < 0:
+        parser.error("--draw takes a number of images, 0 or more")
+    return args
+
+
+def test(config: configs.Config, weights: Path, split_name: str, output: Path, draw: int) -> int:
+    split = getattr(config.data, split_name)
+    if split is None:
+        raise configs.ConfigError(f"data.{split_name} is null in this config: name its images and annotations")
+    device = choose_device(config.train.device)
+    index = load_split(config.data.root, **asdict(split), require_boxes=split_name != "test")
+    state = checkpoint.load(weights)
+    if "categories" in state:
+        same_categories(index, *state["categories"], f"the network of {weights}", f"data.{split_name}")
+    network = build_network(index.num_classes, **asdict(config.model))
+    checkpoint.load_weights(network, state["model"], weights)
+    detector = Detector(network, DetectSettings(**asdict(config.test)), config.data.input_size, device)
+    output.mkdir(parents=True, exist_ok=True)
+
+    decimals = 2 if config.test.as_published else None
+    results, unreadable, begun = [], [], time.perf_counter()
+    for number, (i, image, found) in enumerate(detect_all(detector, index, unreadable.append)):
+        results += to_results(index, i, *found, decimals)
+        if number < draw:
+            draw_image(output / "pictures" / Path(index.path(i)).name, detector, image, found, index, i)
+    seconds = time.perf_counter() - begun
+    for line in unreadable:
+        print(f"skipped {line}", file=sys.stderr)
+
+    _, files = split_files(config.data.root, split.images, split.annotations)
+    path = output / results_name(split_name, files[0].stem, f"{config.model.detector}-{weights.stem}")
+    write_results(path, results)
+    metrics = {
+        "checkpoint": str(weights),
+        "iteration": state.get("iteration"),
+        "split": split_name,
+        "images": len(index),
+        "unreadable": len(unreadable),
+        "detections": len(results),
+        "seconds_per_image": seconds / len(index),
+    }
+    if path.name == "results.json":
+        figures = evaluate(files, results, index.image_ids)
+        print(figures.table)
+        metrics |= figures | {"AP_per_class": figures.per_class}
+    else:
+        print(submission_note(path))
+    (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    (output / "config.yaml").write_text(configs.dump(config))
+    print(f"{len(results):,} detections in {len(index):,} images; results, metrics.json and pictures in {output}")
+    return 0
+
+
+def draw_image(path: Path, detector: Detector, image: np.ndarray, found: Found, index: CocoIndex, i: int) -> None:
+    """Ground truth, detections, and the heatmap of each kind of corner over the image, side by side."""
+    boxes, labels = index.annotations(i)
+    names = index.category_names
+    truth = draw_boxes(image, boxes, [names[label] for label in labels], [class_colour(label) for label in labels])
+    pictures = {"ground truth": truth} if len(boxes) else {}
+    pictures["detections"] = draw_detections(image, *found, names)
+    for name, heatmap in detector.heatmaps(image).items():
+        pictures[f"{name.replace('_', '-')} corners"] = draw_heatmap(image, heatmap)
+    write_image(path, side_by_side(list(pictures.values()), list(pictures)))
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+
+    def run() -> int:
+        config = configs.load(args.config, args.overrides)
+        output = args.output or Path("runs") / Path(args.config).stem / args.split
+        return test(config, args.checkpoint, args.split, output, args.draw)
+
+    return exit_code(run, configs.ConfigError)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+import json
+
+import pytest
+
+from db import FIGURES, DataError, evaluate
+
+
+def truth(tmp_path, name="a.json", first_image=1, **fields):
+    """Two images of 200 x 200 with one 100 x 100 box of category 4 each; category 9 has no object."""
+    content = {
+        "images": [{"id": first_image + k, "file_name": f"{k}.jpg", "height": 200, "width": 200} for k in range(2)],
+        "annotations": [
+            {"id": k, "image_id": first_image + k, "category_id": 4, "bbox": [10, 10, 100, 100], **fields}
+            for k in range(2)
+        ],
+        "categories": [{"id": 9, "name": "nine"}, {"id": 4, "name": "four"}],
+    }
+    (tmp_path / name).write_text(json.dumps(content))
+    return tmp_path / name
+
+
+def found(image_id, bbox, score=0.9, category_id=4):
+    return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
+
+
+def test_perfect(tmp_path, capsys):
+    # ids 0 and 1: pycocotools by itself would take the match with annotation 0 for none
+    figures = evaluate([truth(tmp_path)], [found(1, [10, 10, 100, 100]), found(2, [10, 10, 100, 100])])
+    assert tuple(figures) == FIGURES
+    assert figures["AP"] == pytest.approx(1) and figures["APl"] == pytest.approx(1) and figures["AR1"] == 1
+    assert figures["APs"] is None and figures["ARm"] is None  # there are none
+    assert figures.per_class == {"four": pytest.approx(1), "nine": None}
+    assert figures.table.count("\n") == 11 and capsys.readouterr().out == ""
+    json.dumps(figures, allow_nan=False)
+
+
+def test_by_hand(tmp_path):
+    # One of two objects found, at IoU 80 / 100: AP is 51 / 101 (recalls 0 to 0.5) up to threshold 0.8, 0 above.
+    results = [found(1, [10, 10, 80, 100])]
+    figures = evaluate(truth(tmp_path), results)
+    assert figures["AP50"] == figures["AP75"] == pytest.approx(51 / 101)
+    assert figures["AP"] == pytest.approx(7 / 10 * 51 / 101)
+    assert figures["AR100"] == pytest.approx(7 / 10 / 2)
+    assert figures.by_iou[0.8] == pytest.approx(51 / 101) and figures.by_iou[0.85] == 0
+    # A false positive with a higher score: precision 1/2 at every recall reached.
+    assert evaluate(truth(tmp_path), [*results, found(2, [150, 150, 9, 9], 0.95)])["AP50"] == pytest.approx(51 / 202)
+
+
+def test_iou_thresholds(tmp_path):
+    figures = evaluate(truth(tmp_path), [found(1, [10, 10, 30, 100])], iou_thresholds=[0.1, 0.3, 0.5])
+    assert figures.by_iou == {0.1: pytest.approx(51 / 101), 0.3: pytest.approx(51 / 101), 0.5: 0}
+    assert figures["AP"] == pytest.approx(2 / 3 * 51 / 101) and figures["AP50"] == 0 and figures["AP75"] is None
+
+
+def test_subset_and_several_files(tmp_path):
+    files = [truth(tmp_path), truth(tmp_path, "b.json", first_image=11)]  # the same annotation ids in both
+    results = [found(1, [10, 10, 100, 100]), found(12, [10, 10, 100, 100])]
+    assert evaluate(files, results)["AR100"] == 0.5
+    assert evaluate(files, results, image_ids=[12, 1, 12])["AR100"] == 1
+    assert evaluate(files, results, image_ids=[2])["AP"] == 0
+
+
+def test_no_results(tmp_path):
+    figures = evaluate(truth(tmp_path), [])
+    assert figures["AP"] == figures["AR100"] == 0 and figures["APs"] is None
+
+
+def test_area_of_the_file_counts(tmp_path):
+    results = [found(1, [10, 10, 100, 100]), found(2, [10, 10, 100, 100])]
+    assert evaluate(truth(tmp_path, area=500.0), results)["APl"] is None
+    assert evaluate(truth(tmp_path, area=None), results)["APl"] == pytest.approx(1)
+
+
+def test_crowds_neither_count_nor_punish(tmp_path):
+    figures = evaluate(truth(tmp_path, iscrowd=1), [found(1, [20, 20, 10, 10])])
+    assert figures["AP"] is None
+
+
+def test_errors(tmp_path):
+    path = truth(tmp_path)
+    with pytest.raises(DataError, match=r"results\[0\]: image 3 .* is not in .*a\.json"):
+        evaluate(path, [found(3, [0, 0, 1, 1])])
+    with pytest.raises(DataError, match=r"results\[0\]: .* category 5 is not in"):
+        evaluate(path, [found(1, [0, 0, 1, 1], category_id=5)])
+    with pytest.raises(DataError, match=r"image ids \[77\] are not in"):
+        evaluate(path, [], image_ids=[1, 77])
+    with pytest.raises(DataError, match="no image"):
+        evaluate(path, [], image_ids=[])
+    with pytest.raises(DataError, match=r"\[0\]\.bbox is"):
+        evaluate(path, [found(1, [0, 0, 1])])
+    with pytest.raises(DataError, match="image id 1 occurs twice"):
+        evaluate([path, truth(tmp_path, "b.json")], [])
+    with pytest.raises(DataError, match="no such annotation file"):
+        evaluate([tmp_path / "none.json"], [])
+
+
+def test_golden_stats(goldens, shared_data):
+    paths = sorted(goldens.glob("post_*.json"))
+    assert paths
+    for path in paths:
+        golden = json.loads(path.read_text())
+        file = shared_data / "coco_tiny" / "annotations" / f"instances_{golden['split']}.json"
+        ids = {image["file_name"]: image["id"] for image in json.loads(file.read_text())["images"]}
+        figures = evaluate([file], golden["results"], [ids[name] for name in golden["files"]])
+        expected = [None if value < 0 else pytest.approx(value, abs=1e-9) for value in golden["ap_stats"]]
+        assert list(figures.values()) == expected, path.name

@@ -1,0 +1,108 @@
+"""Loss terms against their formulas written out in loops."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from models.cornernet import KeypointMaps
+from models.losses import LossWeights, detection_loss, embedding_loss, focal_loss
+from sample.targets import KeypointTargets
+
+
+def reference_focal(logits, target, alpha=2, beta=4):
+    total, positives = 0.0, 0
+    for z, y in zip(logits.flatten().tolist(), target.flatten().tolist(), strict=True):
+        p = min(max(1 / (1 + math.exp(-z)), 1e-4), 1 - 1e-4)
+        if y == 1:
+            total += (1 - p) ** alpha * math.log(p)
+            positives += 1
+        else:
+            total += (1 - y) ** beta * p**alpha * math.log(1 - p)
+    return -total / positives if positives else -total
+
+
+@pytest.mark.parametrize("positives", [0, 1, 5])
+def test_focal_loss(positives):
+    torch.manual_seed(positives)
+    logits = torch.randn(2, 3, 4, 5, dtype=torch.float64) * 6
+    target = torch.rand(2, 3, 4, 5, dtype=torch.float64) * 0.99
+    target.flatten()[torch.randperm(120)[:positives]] = 1
+    assert focal_loss(logits, target).item() == pytest.approx(reference_focal(logits, target), rel=1e-9)
+    assert torch.autograd.gradcheck(lambda z: focal_loss(z, target), logits.clamp(-8, 8).requires_grad_())
+
+
+def test_focal_loss_is_finite_and_flat_where_the_score_is_clamped():
+    logits = torch.tensor([[[[-200.0, 200.0, -200.0, 200.0]]]], requires_grad=True)
+    target = torch.tensor([[[[1.0, 1.0, 0.0, 0.0]]]])
+    loss = focal_loss(logits, target)
+    loss.backward()
+    assert loss.isfinite()
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def reference_embedding(tl, br, image_index, batch, margin=1.0):
+    pull = push = 0.0
+    for b in range(batch):
+        objects = [(t, r) for t, r, i in zip(tl, br, image_index, strict=True) if i == b]
+        # In float32, as released: for one object the diagonal's share is a difference of nearly equal numbers.
+        n, eps = np.float32(len(objects)), np.float32(1e-4)
+        means = [(t + r) / 2 for t, r in objects]
+        pull += sum((t - m) ** 2 + (r - m) ** 2 for (t, r), m in zip(objects, means, strict=True)) / float(n + eps)
+        for p in means:
+            for q in means:
+                push += (max(0, margin - abs(p - q)) - float(1 / (n + eps))) / float((n - 1) * n + eps)
+    return pull, push
+
+
+@pytest.mark.parametrize("counts", [[0, 0], [1], [1, 0, 3], [5, 2], [500]])
+def test_pull_and_push(counts):
+    torch.manual_seed(sum(counts))
+    image_index = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    tl, br = torch.randn(2, len(image_index), dtype=torch.float64)
+    found = embedding_loss(tl, br, image_index, len(counts))
+    expected = reference_embedding(tl.tolist(), br.tolist(), image_index.tolist(), len(counts))
+    assert [v.item() for v in found] == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def maps(batch, classes, h, w, dtype=torch.float64):
+    return KeypointMaps(*(torch.randn(batch, c, h, w, dtype=dtype, requires_grad=True) for c in (classes, 1, 2)))
+
+
+def targets(batch, classes, h, w, cells):
+    heatmap = torch.rand(batch, classes, h, w, dtype=torch.float64) * 0.9
+    return KeypointTargets(heatmap, torch.tensor(cells, dtype=torch.int64), torch.rand(len(cells), 2))
+
+
+def test_detection_loss_adds_up():
+    torch.manual_seed(0)
+    weights = LossWeights(pull=0.3, push=0.2, offset=0.7)
+    outputs = [{"top_left": maps(2, 3, 4, 5), "bottom_right": maps(2, 3, 4, 5)} for _ in range(2)]
+    aims = {"top_left": targets(2, 3, 4, 5, [0, 7, 19]), "bottom_right": targets(2, 3, 4, 5, [3, 8, 19])}
+    image_index = torch.tensor([0, 1, 1])
+    terms = detection_loss(outputs, aims, image_index, weights)
+    focal = offset = 0.0
+    for stack in outputs:
+        for name, aim in aims.items():
+            focal += reference_focal(stack[name].heatmap, aim.heatmap) / 2
+            for i, cell, want in zip(image_index.tolist(), aim.cells.tolist(), aim.offsets.tolist(), strict=True):
+                for axis in range(2):
+                    d = abs(stack[name].offset[i, axis, cell // 5, cell % 5].item() - want[axis])
+                    offset += (d * d / 2 if d < 1 else d - 0.5) / (3 + 1e-4) / 2
+    assert terms.focal.item() == pytest.approx(focal, rel=1e-9)
+    assert terms.offset.item() == pytest.approx(offset, rel=1e-6)
+    total = terms.focal + 0.3 * terms.pull + 0.2 * terms.push + 0.7 * terms.offset
+    assert terms.total.item() == pytest.approx(total.item())
+
+
+@pytest.mark.parametrize("count", [0, 1, 500])
+def test_any_number_of_objects(count):
+    torch.manual_seed(count)
+    outputs = [{"top_left": maps(1, 2, 8, 8, torch.float32), "bottom_right": maps(1, 2, 8, 8, torch.float32)}]
+    cells = torch.randint(64, (count,)).tolist()
+    aims = {name: targets(1, 2, 8, 8, cells) for name in outputs[0]}
+    terms = detection_loss(outputs, aims, torch.zeros(count, dtype=torch.int64))
+    terms.total.backward()
+    assert all(v.isfinite() for v in terms)
+    assert outputs[0]["top_left"].heatmap.grad.isfinite().all()

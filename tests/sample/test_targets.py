@@ -1,0 +1,186 @@
+"""Radii, Gaussians, corner targets."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from db import load_index
+from sample.augment import apply_fit, read_image
+from sample.targets import (
+    OBJECTS_AT_ONCE,
+    Penalty,
+    Spread,
+    corner_targets,
+    draw_gaussians,
+    gaussian_radius,
+    keypoint_targets,
+    penalty_spread,
+)
+
+
+@pytest.mark.parametrize("rule", ["cornernet", "centernet"])
+def test_golden_radius(goldens, rule):
+    cases = json.loads((goldens / f"gaussian_{rule}.json").read_text())["height_width_iou_radius"]
+    for height, width, overlap, radius in cases:
+        assert float(gaussian_radius(height, width, overlap, rule)) == radius
+    for overlap in {case[2] for case in cases}:
+        some = torch.tensor([case for case in cases if case[2] == overlap], dtype=torch.float64)
+        assert torch.equal(gaussian_radius(some[:, 0], some[:, 1], overlap, rule), some[:, 3])
+
+
+@pytest.mark.parametrize(
+    "name, key, denominator",
+    [("cornernet", "heatmap", 6), ("centernet", "heatmap", 6), ("centernet", "center_heatmap", 5)],
+)
+def test_golden_gaussians(goldens, name, key, denominator):
+    drawn = json.loads((goldens / f"gaussian_{name}.json").read_text())["draws_x_y_radius"]
+    expected = torch.from_numpy(np.load(goldens / f"gaussian_{name}.npz")[key])
+    x_y_radius = torch.tensor(drawn)
+    radius = x_y_radius[:, 2]
+    spread = Spread(radius, radius.double(), int(radius.max()))
+    maps = torch.zeros(len(drawn), dtype=torch.int64)
+    result = draw_gaussians(1, tuple(expected.shape), maps, x_y_radius[:, :2], spread, denominator)
+    assert torch.equal(result[0], expected)
+
+
+def check_keypoint(expected, prefix, classes, result):
+    """One kind of keypoint against the released code's arrays, which hold 128 rows per image."""
+    heatmap = torch.zeros(len(expected["mask"]), classes, *result.heatmap.shape[2:])
+    heatmap[tuple(torch.from_numpy(expected[f"{prefix}_heat_idx"].astype(np.int64)).T)] = torch.from_numpy(
+        expected[f"{prefix}_heat_val"]
+    )
+    assert torch.equal(result.heatmap, heatmap)
+    there = expected["mask"].astype(bool)
+    assert np.array_equal(result.cells, expected[f"{prefix}_ind"][there])
+    assert np.array_equal(result.offsets.float(), expected[f"{prefix}_off"][there])
+
+
+def golden_boxes(goldens, shared_data, name):
+    coco = shared_data / "coco_tiny"
+    listed = json.loads((goldens / f"targets_{name}.json").read_text())
+    expected = np.load(goldens / f"targets_{name}.npz")
+    index = load_index(coco / "annotations" / f"instances_{listed['split']}.json", coco / listed["split"])
+    where = {index.path(i).rpartition("/")[2]: i for i in range(len(index))}
+    boxes, labels = [], []
+    for n, file in enumerate(listed["files"]):
+        i = where[file]
+        image, some, their = apply_fit(read_image(index.path(i)), *index.annotations(i), False, (511, 511))
+        assert np.array_equal(image.transpose(2, 0, 1)[:, ::64], expected["image_rows"][n])
+        np.testing.assert_allclose(image.mean((0, 1)), expected["image_mean"][n], rtol=1e-5)
+        boxes.append(torch.from_numpy(some))
+        labels.append(torch.from_numpy(their))
+    image_index = torch.repeat_interleave(torch.tensor([len(some) for some in boxes]))
+    return expected, torch.cat(boxes), torch.cat(labels), image_index, len(boxes), index.num_classes
+
+
+def test_golden_targets_cornernet(goldens, shared_data):
+    expected, *batch = golden_boxes(goldens, shared_data, "cornernet")
+    result = corner_targets(*batch, (511, 511), (128, 128), Penalty())
+    check_keypoint(expected, "tl", batch[-1], result["top_left"])
+    check_keypoint(expected, "br", batch[-1], result["bottom_right"])
+
+
+def test_golden_targets_centernet(goldens, shared_data):
+    expected, boxes, *batch = golden_boxes(goldens, shared_data, "centernet")
+    penalty = Penalty(overlap=0.7, rule="centernet")
+    sizes = (511, 511), (128, 128)
+    result = corner_targets(boxes, *batch, *sizes, penalty)
+    check_keypoint(expected, "tl", batch[-1], result["top_left"])
+    check_keypoint(expected, "br", batch[-1], result["bottom_right"])
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    center = keypoint_targets(centers, *batch, *sizes, penalty_spread(boxes, *sizes, penalty), denominator=5)
+    check_keypoint(expected, "ct", batch[-1], center)
+
+
+def random_objects(n, batch, classes, input_size, seed=0):
+    r = torch.Generator().manual_seed(seed)
+    corner = torch.rand(n, 2, 2, generator=r, dtype=torch.float64) * (torch.tensor(input_size[::-1]) - 1)
+    boxes = torch.cat([corner.amin(1), corner.amax(1)], 1)
+    image_index = torch.randint(batch, (n,), generator=r).sort().values
+    return boxes, torch.randint(classes, (n,), generator=r), image_index
+
+
+def reference_heatmap(boxes, labels, image_index, batch, classes, input_size, output_size, radius_sigma, columns):
+    """Object by object, cell by cell."""
+    heatmap = np.zeros((batch, classes, *output_size))
+    rows, cols = np.indices(output_size)
+    for box, label, image in zip(boxes.numpy(), labels, image_index, strict=True):
+        x = int(box[columns[0]] * (output_size[1] / input_size[1]))
+        y = int(box[columns[1]] * (output_size[0] / input_size[0]))
+        height = np.ceil((box[3] - box[1]) * (output_size[0] / input_size[0]))
+        width = np.ceil((box[2] - box[0]) * (output_size[1] / input_size[1]))
+        radius, sigma = radius_sigma(height, width)
+        value = np.exp(-((cols - x) ** 2 + (rows - y) ** 2) / (2 * sigma**2))
+        value[(abs(cols - x) > radius) | (abs(rows - y) > radius)] = 0
+        heatmap[image, label] = np.maximum(heatmap[image, label], value)
+    return heatmap.astype(np.float32)
+
+
+def by_size(height, width):
+    radius = max(0, int(gaussian_radius(height, width, 0.3)))
+    return radius, (2 * radius + 1) / 6
+
+
+@pytest.mark.parametrize(
+    "penalty, radius_sigma",
+    [
+        (Penalty(), by_size),
+        (Penalty("fixed"), lambda height, width: (2, 1.0)),
+        (Penalty("none"), lambda height, width: (0, 1.0)),
+    ],
+)
+@pytest.mark.parametrize("n, input_size, output_size", [(1, (64, 64), (16, 16)), (500, (95, 191), (24, 48))])
+def test_against_object_by_object(penalty, radius_sigma, n, input_size, output_size):
+    boxes, labels, image_index = random_objects(n, 3, 4, input_size)
+    result = corner_targets(boxes, labels, image_index, 3, 4, input_size, output_size, penalty)
+    for name, columns in (("top_left", (0, 1)), ("bottom_right", (2, 3))):
+        expected = reference_heatmap(boxes, labels, image_index, 3, 4, input_size, output_size, radius_sigma, columns)
+        assert np.array_equal(result[name].heatmap, expected)
+        y, x = result[name].cells // output_size[1], result[name].cells % output_size[1]
+        assert (result[name].heatmap[image_index, labels, y, x] == 1).all()
+        exact = boxes[:, columns] * (torch.tensor(output_size[::-1]) / torch.tensor(input_size[::-1]).double())
+        assert torch.allclose(torch.stack([x, y], 1) + result[name].offsets, exact, atol=1e-12)
+    if penalty.kind == "none":
+        assert set(result["top_left"].heatmap.unique().tolist()) == {0.0, 1.0}
+
+
+def test_more_objects_than_are_drawn_at_once():
+    n = 2 * OBJECTS_AT_ONCE + 7
+    objects = random_objects(n, 2, 2, (64, 64))
+    whole = corner_targets(*objects, 2, 2, (64, 64), (16, 16), Penalty())
+    parts = [
+        corner_targets(*(part[half::2] for part in objects), 2, 2, (64, 64), (16, 16), Penalty()) for half in (0, 1)
+    ]
+    for name, target in whole.items():
+        assert torch.equal(target.heatmap, torch.maximum(*(part[name].heatmap for part in parts)))
+        assert len(target.cells) == n
+
+
+def test_no_objects():
+    none = torch.zeros(0, dtype=torch.int64)
+    for penalty in (Penalty(), Penalty("fixed"), Penalty("none"), Penalty(overlap=0.7, rule="centernet")):
+        for target in corner_targets(
+            torch.zeros(0, 4).double(), none, none, 2, 3, (64, 64), (16, 16), penalty
+        ).values():
+            assert target.heatmap.shape == (2, 3, 16, 16) and not target.heatmap.any()
+            assert target.cells.shape == (0,) and target.offsets.shape == (0, 2)
+
+
+def test_boxes_at_the_borders():
+    boxes = torch.tensor([[0, 0, 510, 510], [510, 510, 511, 511], [-3, 0, 600, 1]], dtype=torch.float64)
+    zeros = torch.zeros(3, dtype=torch.int64)
+    result = corner_targets(boxes, zeros, zeros, 1, 1, (511, 511), (128, 128), Penalty())
+    assert result["top_left"].cells.tolist() == [0, 127 * 128 + 127, 0]
+    assert result["bottom_right"].cells.tolist() == [127 * 128 + 127, 127 * 128 + 127, 127]
+    assert (result["bottom_right"].heatmap.flatten()[result["bottom_right"].cells] == 1).all()
+
+
+@pytest.mark.parametrize("rule", ["cornernet", "centernet"])
+@pytest.mark.parametrize("overlap", [0.1, 0.3, 0.7, 0.9])
+def test_no_radius_is_above_the_limit(rule, overlap):
+    boxes, labels, image_index = random_objects(500, 1, 1, (300, 200))
+    boxes[0] = torch.tensor([0, 0, 199, 299])
+    spread = penalty_spread(boxes, (300, 200), (75, 50), Penalty("object", overlap, rule=rule))
+    assert spread.cut.max() <= spread.limit
