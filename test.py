@@ -1,7 +1,9 @@
-"""Evaluate a checkpoint: python test.py CONFIG --checkpoint PATH [--split val|test|train] [--output DIR] [--draw N] [key.sub=value ...]
+"""Evaluate a checkpoint:
 
-Writes to DIR (runs/<name of the config>/<split> by default) the detections in COCO's result format, metrics.json with COCO's
-12 figures, and pictures. Exit codes: 0 done, 1 stopped by a fault, 2 bad input.
+python test.py CONFIG --checkpoint PATH [--split val|test|train] [--output DIR] [--draw N] [key.sub=value ...]
+
+Writes to DIR (runs/<name of the config>/<split> by default) the detections in COCO's result format, metrics.json with
+COCO's 12 figures, and pictures. Exit codes: 0 done, 1 stopped by a fault, 2 bad input.
 """
 
 import argparse
@@ -14,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import configs
-from db import CocoIndex, DataError, evaluate, results_name, submission_note, to_results, write_results
+from db import CocoIndex, evaluate, results_name, submission_note, to_results, write_results
 from models import build_network
 from nnet import checkpoint
 from nnet.experiment import choose_device, detect_all, exit_code, load_split, same_categories, split_files

@@ -1,7 +1,8 @@
 """Train a network of a config: python train.py CONFIG [key.sub=value ...] [--output DIR] [--resume [PATH]]
 
-Writes to DIR (runs/<name of the config> by default): config.yaml, last.pt and the newest snapshots, metrics.jsonl, TensorBoard's
-files, curves.png. Exit codes: 0 done, 1 the run had to stop, 2 bad input, 128 + n stopped by signal n, state saved.
+Writes to DIR (runs/<name of the config> by default): config.yaml, last.pt and the newest snapshots, metrics.jsonl,
+TensorBoard's files, curves.png. Exit codes: 0 done, 1 the run had to stop, 2 bad input, 128 + n stopped by signal n
+with its state saved.
 """
 
 import argparse
@@ -95,8 +96,8 @@ def train(config: configs.Config, output: Path, resume: str | None) -> int:
     (output / "config.yaml").write_text(configs.dump(config))
     parameters = sum(p.numel() for p in network.parameters())
     print(
-        f"{parameters:,} parameters, {index.num_classes} classes, {len(index):,} images with {len(index.boxes):,} objects; "
-        f"{c.iterations:,} iterations of {sum(c.batch)} images on {device}; output in {output}"
+        f"{parameters:,} parameters, {index.num_classes} classes, {len(index):,} images with {len(index.boxes):,} "
+        f"objects; {c.iterations:,} iterations of {sum(c.batch)} images on {device}; output in {output}"
     )
     log = RunLog(output, start, c.iterations)
 
@@ -193,8 +194,9 @@ def stopping_reason(error: Exception) -> str:
     if "DataLoader" not in str(error):
         raise error
     return (
-        f"loading training data failed: {str(error).strip().splitlines()[-1].rstrip('.')}. A worker that was killed has "
-        "often run out of memory (try fewer train.workers), one that timed out waits for its disk (train.worker_timeout)"
+        f"loading training data failed: {str(error).strip().splitlines()[-1].rstrip('.')}. A worker that was killed "
+        "has often run out of memory (try fewer train.workers); one that timed out waits for its disk "
+        "(train.worker_timeout)"
     )
 
 

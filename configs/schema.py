@@ -46,7 +46,7 @@ class Data:
 @dataclass(frozen=True)
 class Augment:
     crop: bool = True  # random square crop; False: the whole image padded to a centred square, then resized
-    # Crop side / input side. As the released code counts up from 0.6, the fifth comes out just under 1: 510 of 511 pixels.
+    # Crop side / input side. Counted up from 0.6 as in the released code, 1 comes out just below: 510 of 511 pixels.
     scales: list[float] = field(default_factory=lambda: np.arange(0.6, 1.4, 0.1).tolist())
     border: int = 128  # pixels: how near the image's edge the centre of a crop may come (halved for small images)
     mirror: float = 0.5  # probability of a left-right flip

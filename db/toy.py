@@ -37,8 +37,8 @@ def draw_toy(folder: str | os.PathLike, seed: int = 0, images: int = 1000, size:
     """Draw `images` images (80% train, 20% val) of height and width in [3/4 size, size] into the folder.
 
     The same arguments give the same bytes; every image has random numbers of its own. Boxes are the tight bounds of the
-    whole shape (the part that another object hides included), area is the box's (so that COCO's small, medium and large are
-    those of the boxes), iscrowd 0.
+    whole shape (the part that another object hides included), area is the box's (so that COCO's small, medium and
+    large are those of the boxes), iscrowd 0.
 
     Returns whether it drew: False if the folder already holds this very data set.
 

@@ -85,7 +85,7 @@ def cornernet(
     """CornerNet on stacked hourglasses. The defaults are Hourglass-104; with one stack it is Hourglass-52."""
     backbone = StackedHourglass(stacks, stem_width, widths, blocks)
     width = backbone.width
-    # A top-left corner lies below nothing of its object and right of nothing of it: pool from the bottom, from the right.
+    # The object lies below and to the right of its top-left corner: pool from the bottom and from the right edge.
     pools = {"top_left": ("top", "left"), "bottom_right": ("bottom", "right")}
     branches = {
         name: [

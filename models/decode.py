@@ -33,7 +33,7 @@ class Detections(NamedTuple):
 
 
 def top_keypoints(heatmap: Tensor, k: int, kernel: int = 3) -> Keypoints:
-    """The k best local maxima of heatmap (B, classes, h, w), scores in 0..1, over all classes; fewer if there are fewer.
+    """The k best local maxima of heatmap (B, classes, h, w), scores in 0..1, over all classes; fewer if so there are.
 
     A cell is a maximum when nothing in the kernel x kernel cells around it is higher.
     """

@@ -34,6 +34,9 @@ class LossWeights(NamedTuple):
     margin: float = 1.0
 
 
+DEFAULT_WEIGHTS = LossWeights()
+
+
 class LossTerms(NamedTuple):
     """The weighted total, to be minimised, and its unweighted terms. Scalars."""
 
@@ -87,7 +90,7 @@ def detection_loss(
     outputs: Sequence[Predictions],
     targets: Mapping[str, KeypointTarget],
     image_index: Tensor,
-    weights: LossWeights = LossWeights(),
+    weights: LossWeights = DEFAULT_WEIGHTS,
 ) -> LossTerms:
     """Equation 8, averaged over the stacks in `outputs`.
 

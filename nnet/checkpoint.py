@@ -86,7 +86,7 @@ def damaged(path: Path, error: Exception) -> str:
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Copy `weights` into the network. Raises CheckpointError listing what is missing, unexpected or of another shape."""
+    """Copy `weights` into the network. CheckpointError lists what is missing, unexpected or of another shape."""
     own = network.state_dict()
     # Networks of 2018 did not count their batches; the count is not used by any of ours.
     missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]

@@ -1,4 +1,4 @@
-"""What train.py and test.py share: a config's sections made into index, network and detector; errors into exit codes."""
+"""What train.py and test.py share: a config's sections made into index and detections, errors into exit codes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def exit_code(main: Callable[[], int | None], *bad_input: type[Exception]) -> in
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called "cpu" or "cuda", or with "auto" CUDA where there is one. DataError if CUDA is asked for in vain."""
+    """The device called "cpu" or "cuda"; "auto" is CUDA where there is one. DataError if CUDA is asked for in vain."""
     if name == "cuda" and not torch.cuda.is_available():
         built = "finds no GPU" if torch.version.cuda else "is built for the CPU alone"
         raise DataError(f"train.device is cuda, but this PyTorch ({torch.__version__}) {built}: use auto or cpu")

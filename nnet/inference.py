@@ -63,7 +63,10 @@ class Found(NamedTuple):
 
 
 def place_original(height: int, width: int, scale: float, divisor: int = 128) -> Placement:
-    """Placement of an image at `scale` times its own resolution, centred on zeros up to the next multiple of divisor, less one."""
+    """Placement of an image at `scale` times its own resolution, centred on zeros.
+
+    The canvas is the next size that is a multiple of divisor, less one ("| 127" in the released code).
+    """
     size = int(height * scale), int(width * scale)
     canvas = tuple(n | (divisor - 1) for n in size)
     border = tuple(c // 2 - n // 2 for c, n in zip(canvas, size, strict=True))
@@ -178,7 +181,7 @@ class Detector:
         return suppress(np.concatenate(rows), self.settings)
 
     def heatmaps(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """By kind of keypoint, the scores 0..1 of the best class at each pixel of the image: (H, W) float32. For pictures."""
+        """By kind of keypoint, the scores 0..1 of the best class at each pixel of the image: (H, W) float32."""
         canvas, placement = self.place(image, 1.0)
         maps = self.predict(canvas)
         return {name: heatmap_on_image(m, placement, image.shape[:2]) for name, m in maps.items()}

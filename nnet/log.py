@@ -62,7 +62,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def draw_curves(folder: Path) -> Path | None:
-    """Draw `folder`/curves.png from its metrics.jsonl: loss terms, validation loss, validation AP. None without rows."""
+    """Draw curves.png in `folder` from its metrics.jsonl: loss terms, validation loss and AP. None without rows."""
     rows = read_metrics(folder / "metrics.jsonl")
 
     def series(*names: str) -> dict[str, tuple[list, list]]:

@@ -1,8 +1,8 @@
 """Names of the released checkpoints' parameters, and ours.
 
-A released checkpoint is a pickled state dict whose names begin with `module.`: pre = stem; kps.S = hourglass of stack S with up1
-(skip), low1 (down), low2 (inner), low3 (up); cnvs = features; inters_, cnvs_, inters = what joins two stacks; tl_cnvs,
-br_cnvs = prediction modules; *_heats, *_tags, *_regrs = heads.
+A released checkpoint is a pickled state dict whose names begin with `module.`: pre = stem; kps.S = hourglass of stack S
+with up1 (skip), low1 (down), low2 (inner), low3 (up); cnvs = features; inters_, cnvs_, inters = what joins two stacks;
+tl_cnvs, br_cnvs = prediction modules; *_heats, *_tags, *_regrs = heads.
 """
 
 import re

@@ -138,7 +138,7 @@ class Unreadable:
         self.failures = 0
 
     def add(self, batch: Batch) -> list[str]:
-        """Count a batch. Returns a line for each image that failed for the first time; raises RunError past the limit."""
+        """Count a batch. Returns a line for each image that failed for the first time. RunError past the limit."""
         self.seen += len(batch.images) + len(batch.unreadable)
         self.failures += len(batch.unreadable)
         news = [f"skipped {path}: {reason}" for path, reason in batch.unreadable if path not in self.failed]

@@ -1,7 +1,7 @@
 /* Soft-NMS (Bodla et al., ICCV 2017) and CornerNet's merging variant, in place, as CornerNet's release computes them.
 
-   The arithmetic below fixes the release's rounding: float32 throughout, except where a 1.0 is added, which widens that expression to
-   double before it is stored. Built with -ffp-contract=off, so that no multiply-add is fused. */
+   The arithmetic below fixes the release's rounding: float32 throughout, except where a 1.0 is added, which widens that
+   expression to double before it is stored. Built with -ffp-contract=off, so that no multiply-add is fused. */
 #include <math.h>
 #include <stdint.h>
 
@@ -23,10 +23,11 @@ static void add_corner(corner_sum *sum, const float *row, int corner, float weig
 static float smaller(float a, float b) { return a <= b ? a : b; }
 static float larger(float a, float b) { return a >= b ? a : b; }
 
-/* rows: (n, columns) x1, y1, x2, y2, score, and for merging top-left and bottom-right corner score. Returns how many leading rows are kept.
-   Rows after them are what the compaction left behind. merge: replace each kept box by the average of those it suppresses. */
-static int64_t soft_nms(float *rows, int64_t n, int64_t columns, int method, float sigma, float overlap, float floor_score, int merge,
-                        float exponent) {
+/* rows: (n, columns) x1, y1, x2, y2, score, and for merging top-left and bottom-right corner score. Returns how many
+   leading rows are kept; rows after them are what the compaction left behind. merge: replace each kept box by the
+   average of itself and those it suppresses. */
+static int64_t soft_nms(float *rows, int64_t n, int64_t columns, int method, float sigma, float overlap,
+                        float floor_score, int merge, float exponent) {
   int64_t kept = n;
   for (int64_t i = 0; i < n; ++i) {
     float *best = rows + i * columns;
@@ -54,7 +55,8 @@ static int64_t soft_nms(float *rows, int64_t n, int64_t columns, int method, flo
       if (!(height > 0)) continue;
       const float area = (float)(((double)(row[X2] - row[X1]) + 1.0) * ((double)(row[Y2] - row[Y1]) + 1.0));
       const float intersection = width * height;
-      const float all = (float)(((double)(best[X2] - best[X1]) + 1.0) * ((double)(best[Y2] - best[Y1]) + 1.0) + area - intersection);
+      const double best_area = ((double)(best[X2] - best[X1]) + 1.0) * ((double)(best[Y2] - best[Y1]) + 1.0);
+      const float all = (float)(best_area + area - intersection);
       const float iou = intersection / all;
 
       float decay = 1.0f;

@@ -105,7 +105,7 @@ def test_golden_training(goldens):
 
 
 def training_targets(boxes, batch, classes, size):
-    """Targets of the training golden, in float64 throughout: one bit of float32 grows a thousandfold with every step."""
+    """Targets of the training golden, all in float64: one bit of float32 grows a thousandfold with every step."""
     out = feature_size((size, size))[0]
     rows = np.array(boxes, dtype=np.float64)
     image_index, labels = rows[:, 0].astype(int), rows[:, 1].astype(int)

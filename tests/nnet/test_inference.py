@@ -2,15 +2,11 @@
 
 import json
 
-import cv2
 import numpy as np
 import pytest
-import torch
 
 from db import evaluate, load_index, to_results
-from models.cornernet import cornernet
-from nnet.inference import DetectSettings, Detector, paste, place_original, suppress, to_image
-from sample import read_image
+from nnet.inference import DetectSettings, place_original, suppress, to_image
 
 MULTI = DetectSettings(scales=(0.5, 0.75, 1.0, 1.25, 1.5), merge=True)
 

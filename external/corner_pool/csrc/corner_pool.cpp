@@ -62,7 +62,8 @@ at::Tensor directional_max_backward(const at::Tensor& grad, const at::Tensor& x,
 
 TORCH_LIBRARY(corner_pool, m) {
   m.def("directional_max(Tensor x, int dim, bool reverse) -> Tensor", {at::Tag::pt2_compliant_tag});
-  m.def("directional_max_backward(Tensor grad, Tensor x, int dim, bool reverse) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.def("directional_max_backward(Tensor grad, Tensor x, int dim, bool reverse) -> Tensor",
+        {at::Tag::pt2_compliant_tag});
 }
 
 TORCH_LIBRARY_IMPL(corner_pool, CPU, m) {

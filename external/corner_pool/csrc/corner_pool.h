@@ -13,7 +13,8 @@ struct Scan {
 };
 
 inline void check_input(const at::Tensor& x, int64_t dim) {
-  TORCH_CHECK_VALUE(x.dim() == 4, "corner pooling expects a 4-D tensor (B, C, H, W), got ", x.dim(), "-D of shape ", x.sizes());
+  TORCH_CHECK_VALUE(x.dim() == 4, "corner pooling expects a 4-D tensor (B, C, H, W), got ", x.dim(), "-D of shape ",
+                    x.sizes());
   TORCH_CHECK_VALUE(dim == 2 || dim == 3, "corner pooling scans dim 2 (height) or 3 (width), got dim ", dim);
   const auto type = x.scalar_type();
   TORCH_CHECK_TYPE(type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16,
@@ -22,8 +23,9 @@ inline void check_input(const at::Tensor& x, int64_t dim) {
 
 inline void check_grad(const at::Tensor& grad, const at::Tensor& x) {
   TORCH_CHECK_VALUE(grad.sizes() == x.sizes() && grad.scalar_type() == x.scalar_type() && grad.device() == x.device(),
-                    "corner pooling's gradient must have the shape, dtype and device of its input: got ", grad.sizes(), " ",
-                    grad.scalar_type(), " on ", grad.device(), " for ", x.sizes(), " ", x.scalar_type(), " on ", x.device());
+                    "corner pooling's gradient must have the shape, dtype and device of its input: got ", grad.sizes(),
+                    " ", grad.scalar_type(), " on ", grad.device(), " for ", x.sizes(), " ", x.scalar_type(), " on ",
+                    x.device());
 }
 
 // The layout the output will have: that of x if it is one of the two dense ones, else contiguous.

@@ -1,4 +1,5 @@
-// CUDA kernels of the directional maximum. Both add gradients up in scan order, without atomics: deterministic, and equal to the CPU's.
+// CUDA kernels of the directional maximum. They add gradients up in scan order, without atomics: deterministic, and
+// equal to the CPU's.
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
 #include <ATen/ops/zeros_like.h>
@@ -21,9 +22,11 @@ constexpr int64_t kMaxBlocks = 65535;  // further work is reached by striding
 // inner > 1: one thread per column; neighbouring threads read neighbouring addresses.
 template <typename T, typename Acc>
 __global__ void __launch_bounds__(kThreads)
-    scan_columns_kernel(const T* __restrict__ x, T* __restrict__ y, int64_t outer, int64_t length, int64_t inner, bool reverse) {
+    scan_columns_kernel(const T* __restrict__ x, T* __restrict__ y, int64_t outer, int64_t length, int64_t inner,
+                        bool reverse) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t column = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; column < outer * inner; column += stride) {
+  const int64_t start = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  for (int64_t column = start; column < outer * inner; column += stride) {
     const int64_t base = column / inner * length * inner + column % inner;
     T best = x[base + scan_position(0, length, reverse) * inner];
     for (int64_t step = 0; step < length; ++step) {
@@ -38,10 +41,11 @@ __global__ void __launch_bounds__(kThreads)
 // grad_x comes zeroed; only elements that are the maximum somewhere are written.
 template <typename T, typename Acc>
 __global__ void __launch_bounds__(kThreads)
-    scan_columns_backward_kernel(const T* __restrict__ grad, const T* __restrict__ x, T* __restrict__ grad_x, int64_t outer,
-                                 int64_t length, int64_t inner, bool reverse) {
+    scan_columns_backward_kernel(const T* __restrict__ grad, const T* __restrict__ x, T* __restrict__ grad_x,
+                                 int64_t outer, int64_t length, int64_t inner, bool reverse) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t column = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; column < outer * inner; column += stride) {
+  const int64_t start = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  for (int64_t column = start; column < outer * inner; column += stride) {
     const int64_t base = column / inner * length * inner + column % inner;
     int64_t winner = base + scan_position(0, length, reverse) * inner;
     Acc best = static_cast<Acc>(x[winner]);
@@ -63,8 +67,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// inner == 1: a warp takes 32 rows. It reads and writes tiles of 32 rows by 32 steps along the rows (coalesced) and scans them across,
-// one row per lane. Tiles are padded by one column against bank conflicts.
+// inner == 1: a warp takes 32 rows. It reads and writes tiles of 32 rows by 32 steps along the rows (coalesced) and
+// scans them across, one row per lane. Tiles are padded by one column against bank conflicts.
 template <typename T, typename Acc>
 __global__ void __launch_bounds__(kTile* kWarps)
     scan_rows_kernel(const T* __restrict__ x, T* __restrict__ y, int64_t rows, int64_t length, bool reverse) {
@@ -161,10 +165,12 @@ at::Tensor directional_max(const at::Tensor& x, int64_t dim, bool reverse) {
     const auto* in = input.const_data_ptr<scalar_t>();
     auto* out = output.mutable_data_ptr<scalar_t>();
     if (scan.inner == 1) {
-      scan_rows_kernel<scalar_t, Acc><<<blocks_for(scan.outer, kWarps * kTile), dim3(kTile, kWarps), 0, stream>>>(
+      const auto blocks = blocks_for(scan.outer, kWarps * kTile);
+      scan_rows_kernel<scalar_t, Acc><<<blocks, dim3(kTile, kWarps), 0, stream>>>(
           in, out, scan.outer, scan.length, reverse);
     } else {
-      scan_columns_kernel<scalar_t, Acc><<<blocks_for(scan.outer * scan.inner, kThreads), kThreads, 0, stream>>>(
+      const auto blocks = blocks_for(scan.outer * scan.inner, kThreads);
+      scan_columns_kernel<scalar_t, Acc><<<blocks, kThreads, 0, stream>>>(
           in, out, scan.outer, scan.length, scan.inner, reverse);
     }
     C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -189,10 +195,12 @@ at::Tensor directional_max_backward(const at::Tensor& grad, const at::Tensor& x,
     const auto* in = input.const_data_ptr<scalar_t>();
     auto* out = output.mutable_data_ptr<scalar_t>();
     if (scan.inner == 1) {
-      scan_rows_backward_kernel<scalar_t, Acc><<<blocks_for(scan.outer, kWarps * kTile), dim3(kTile, kWarps), 0, stream>>>(
+      const auto blocks = blocks_for(scan.outer, kWarps * kTile);
+      scan_rows_backward_kernel<scalar_t, Acc><<<blocks, dim3(kTile, kWarps), 0, stream>>>(
           g, in, out, scan.outer, scan.length, reverse);
     } else {
-      scan_columns_backward_kernel<scalar_t, Acc><<<blocks_for(scan.outer * scan.inner, kThreads), kThreads, 0, stream>>>(
+      const auto blocks = blocks_for(scan.outer * scan.inner, kThreads);
+      scan_columns_backward_kernel<scalar_t, Acc><<<blocks, kThreads, 0, stream>>>(
           g, in, out, scan.outer, scan.length, scan.inner, reverse);
     }
     C10_CUDA_KERNEL_LAUNCH_CHECK();

@@ -1,8 +1,9 @@
 // The directional maximum on plain pointers: no ATen, so that it can be reused.
 //
-// A scan over one axis of a dense tensor sees it as (outer, length, inner), whatever the tensor's layout. In a contiguous (B, C, H, W)
-// tensor a scan over H has outer = B*C, inner = W, and one over W has outer = B*C*H, inner = 1; in channels_last (stored as B, H, W, C)
-// they have outer = B, inner = W*C and outer = B*H, inner = C. So one kernel serves both layouts and all directions.
+// A scan over one axis of a dense tensor sees it as (outer, length, inner), whatever the tensor's layout. In a
+// contiguous (B, C, H, W) tensor a scan over H has outer = B*C, inner = W, and one over W has outer = B*C*H, inner =
+// 1; in channels_last (stored as B, H, W, C) they have outer = B, inner = W*C and outer = B*H, inner = C. So the same
+// code serves both layouts and all directions.
 //
 // T is a floating type; Acc is the type sums are kept in (float for the 16-bit types, else T).
 #pragma once
@@ -18,8 +19,8 @@
 
 namespace corner_pool {
 
-// Whether x, met later in the scan, takes over from the best so far. An equal value does not; a NaN does, and is never taken over from.
-// (Bitwise and/or: no branches, so that loops over it vectorise.)
+// Whether x, met later in the scan, takes over from the best so far. An equal value does not; a NaN does, and is never
+// taken over from. (Bitwise and/or: no branches, so that loops over it vectorise.)
 template <typename Acc>
 CORNER_POOL_HOST_DEVICE bool takes_over(Acc x, Acc best) {
   return (x > best) | ((x != x) & (best == best));
@@ -30,7 +31,7 @@ CORNER_POOL_HOST_DEVICE int64_t scan_position(int64_t step, int64_t length, bool
   return reverse ? length - 1 - step : step;
 }
 
-// Columns of one outer index scanned together: wide enough to vectorise, small enough for the running state to stay in L1.
+// Columns of one outer index scanned together: wide enough to vectorise, few enough for their state to stay in L1.
 constexpr int64_t kColumns = 256;
 // Rows scanned together when inner == 1: hides the latency of each row's chain of comparisons.
 constexpr int64_t kRows = 8;
@@ -119,8 +120,8 @@ void directional_max_cpu(
   }
 }
 
-// grad_x[i] = sum of grad over the positions whose maximum is x[i], added up in scan order, for the work items [begin, end).
-// Every element of grad_x is written.
+// grad_x[i] = sum of grad over the positions whose maximum is x[i], added up in scan order, for the work items
+// [begin, end). Every element of grad_x is written.
 template <typename T, typename Acc>
 void directional_max_backward_cpu(const T* grad, const T* x, T* grad_x, int64_t outer, int64_t length, int64_t inner,
                                   bool reverse, int64_t begin, int64_t end) {
