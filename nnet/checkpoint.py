@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,11 +51,13 @@ def load(path: Path) -> dict[str, Any]:
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise CheckpointError(f"checkpoint {path} {what}: give the path of a checkpoint of train.py or a released .pkl")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the form of files that are refused
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        if "weights only" in str(e).lower() or "unsupported" in str(e).lower():
+        if named := re.search(r"GLOBAL (\w+(?:\.\w+)+)", str(e)):
             raise CheckpointError(
-                f"checkpoint {path} is refused: to read it would run code that it brings ({culprit(e)}). A checkpoint "
+                f"checkpoint {path} is refused: to read it would run code that it asks for ({named[1]}). A checkpoint "
                 "may hold tensors and plain values alone; save its state dict by itself"
             ) from e
         raise CheckpointError(damaged(path, e)) from e
@@ -73,16 +77,14 @@ def load(path: Path) -> dict[str, Any]:
     return {"model": {rename(k): v for k, v in state.items()}, "released": True}
 
 
-def culprit(error: Exception) -> str:
-    """What an unsafe pickle asks for, from torch's long explanation."""
-    lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
-    return lines[0].split(" was not")[0] if lines else "an unknown object"
-
-
 def damaged(path: Path, error: Exception) -> str:
-    size = path.stat().st_size
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"checkpoint {path} ({size:,} bytes) is damaged or no checkpoint at all: {reason[:200]}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    unpickler = [line for line in lines if line.startswith("Unsupported")]  # the point of torch's long explanation
+    reason = (unpickler or lines or [type(error).__name__])[0]
+    return (
+        f"checkpoint {path} ({path.stat().st_size:,} bytes) is refused: it is damaged, or holds more than tensors and "
+        f"plain values ({reason[:200]})"
+    )
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

@@ -1,0 +1,354 @@
+"""train.py and test.py as a user runs them: end to end on drawn data, and every bad input with its message."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import test as test_script
+import train as train_script
+from configs import load, to_dict
+from db.toy import draw_toy
+from nnet import checkpoint
+from nnet.log import read_metrics
+
+TINY = """
+model: {stacks: 1, stem_width: 4, widths: [8, 8, 8], blocks: [1, 1, 1], pool_width: 4, bn_init: ones}
+data:
+  root: %s
+  input_size: [95, 95]
+  train: {images: [train], annotations: [annotations/instances_train.json]}
+  val: {images: [val], annotations: [annotations/instances_val.json]}
+  test: {images: [val], annotations: [annotations/image_info_test-dev2017.json]}
+augment: {border: 32}
+train: {batch: [2, 3], iterations: 6, lr_drops: [4], workers: 0, log_every: 2, validate_every: 3, ap_every: 6,
+        snapshot_every: 3, threads: 1, device: cpu}
+test: {corners: 20, pairs: 50}
+"""
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "toy"
+    draw_toy(folder, seed=1, images=20, size=95)
+    info = json.loads((folder / "annotations" / "instances_val.json").read_text())
+    info.pop("annotations")
+    (folder / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(info))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(toy):
+    path = toy.parent / "tiny.yaml"
+    path.write_text(TINY % toy)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def run(config, toy):
+    """A finished run of 6 iterations."""
+    output = toy.parent / "run"
+    assert train_script.main([config, "--output", str(output)]) == 0
+    return output
+
+
+def refused(capsys, main, *arguments, code=2):
+    """Run a script that has to end with one clear line; returns that line."""
+    capsys.readouterr()
+    assert main([str(a) for a in arguments]) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ") and "Traceback" not in "".join(lines)
+    return lines[-1]
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["model"]
+
+
+def test_train_writes_everything(run, config):
+    names = {p.name for p in run.iterdir()}
+    assert {"last.pt", "00000003.pt", "00000006.pt", "metrics.jsonl", "config.yaml", "curves.png"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert to_dict(load(run / "config.yaml")) == to_dict(load(config))
+    rows = read_metrics(run / "metrics.jsonl")
+    assert [r["iteration"] for r in rows if "loss" in r] == [2, 4, 6]
+    assert [r["iteration"] for r in rows if "val_loss" in r] == [3, 6]
+    assert [r["iteration"] for r in rows if "val_AP" in r] == [6]
+    assert all(np.isfinite(v) for r in rows for v in r.values() if v is not None)
+    assert {"focal", "pull", "push", "offset", "lr", "images_per_second", "data_wait"} <= rows[0].keys()
+    assert [r["lr"] for r in rows if "lr" in r] == pytest.approx([2.5e-4, 2.5e-4, 2.5e-5])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_is_bit_exact_and_logs_have_no_double_rows(config, run, tmp_path, workers):
+    output = tmp_path / "run"
+    output.mkdir()
+    shutil.copy(run / "00000003.pt", output / "last.pt")
+    rows = [r for r in read_metrics(run / "metrics.jsonl") if r["iteration"] <= 4]  # one row past the snapshot
+    (output / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert train_script.main([config, f"train.workers={workers}", "--output", str(output), "--resume"]) == 0
+    straight, resumed = weights(run / "last.pt"), weights(output / "last.pt")
+    assert all(torch.equal(v, resumed[k]) for k, v in straight.items())
+    found = read_metrics(output / "metrics.jsonl")
+    assert [r["iteration"] for r in found if "loss" in r] == [2, 4, 6]
+    expected = [r["loss"] for r in read_metrics(run / "metrics.jsonl") if "loss" in r]
+    assert [r["loss"] for r in found if "loss" in r][-1] == expected[-1]
+
+
+def test_resume_from_a_path_and_of_a_finished_run(config, run, tmp_path, capsys):
+    arguments = [config, "--output", str(tmp_path / "a"), "--resume", str(run / "00000003.pt")]
+    assert train_script.main(arguments) == 0
+    assert all(torch.equal(v, weights(tmp_path / "a" / "last.pt")[k]) for k, v in weights(run / "last.pt").items())
+    assert train_script.main([config, "--output", str(run), "--resume"]) == 0
+    assert "after 6 of 6 iterations" in capsys.readouterr().out
+
+
+def test_resume_without_a_checkpoint_begins_anew(config, tmp_path):
+    assert train_script.main([config, "train.iterations=1", "--output", str(tmp_path / "new"), "--resume"]) == 0
+    assert checkpoint.load(tmp_path / "new" / "last.pt")["iteration"] == 1
+
+
+def test_old_snapshots_are_removed(config, tmp_path):
+    overrides = ["train.snapshot_every=1", "train.keep=2", "train.validate_every=0", "train.ap_every=0"]
+    assert train_script.main([config, *overrides, "--output", str(tmp_path / "r")]) == 0
+    assert sorted(p.name for p in (tmp_path / "r").glob("*.pt")) == ["00000005.pt", "00000006.pt", "last.pt"]
+
+
+def test_evaluate(config, run, toy, tmp_path, capsys):
+    output = tmp_path / "val"
+    # Hardly trained: no pair of corners scores, so let all of them through.
+    arguments = ["--checkpoint", str(run / "last.pt"), "--output", str(output), "--draw", "2"]
+    assert test_script.main([config, "test.embedding_distance=9", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("Average Precision") == 6 and printed.count("Average Recall") == 6
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"} <= metrics.keys()
+    assert metrics["images"] == 4 and metrics["iteration"] == 6 and metrics["unreadable"] == 0
+    results = json.loads((output / "results.json").read_text())
+    assert len(results) == metrics["detections"] > 0
+    assert {"image_id", "category_id", "bbox", "score"} == results[0].keys()
+    assert len(list((output / "pictures").iterdir())) == 2
+
+
+def test_test_dev_file_name_and_how_to_submit(config, run, tmp_path, capsys):
+    output = tmp_path / "dev"
+    arguments = [config, "--checkpoint", run / "last.pt", "--split", "test", "--output", output]
+    assert test_script.main([str(a) for a in arguments]) == 0
+    assert (output / "detections_test-dev2017_cornernet-last_results.json").is_file()
+    assert "to submit: zip" in capsys.readouterr().out
+
+
+def test_train_split_multi_scale_without_mirror(config, run, tmp_path):
+    overrides = ["test.scales=[0.5,1,1.5]", "test.merge=true", "test.mirror=false", "test.as_published=false"]
+    arguments = ["--checkpoint", str(run / "last.pt"), "--split", "train", "--output", str(tmp_path / "t")]
+    assert test_script.main([config, *overrides, *arguments]) == 0
+    assert json.loads((tmp_path / "t" / "metrics.json").read_text())["images"] == 16
+
+
+# What is wrong with the command line: arguments of train.py, and what the message has to say.
+BAD_CONFIGS = [
+    (["trian.lr=1"], ["trian.lr", "did you mean train.lr"]),
+    (["train.learning_rate=1"], ["train.learning_rate", "options here are", "lr_drops"]),
+    (["train.iterations=soon"], ["train.iterations", "whole number", "soon"]),
+    (["train.batch=[4,0]"], ["train.batch", "above 0"]),
+    (["train.batch=[17]"], ["more images in a micro-batch (17)", "(16)"]),
+    (["train.batch=" + str([1] * 17).replace(" ", "")], ["more micro-batches (17)", "(16)"]),
+    (["data.root=/nowhere"], ["/nowhere", "no such annotation file"]),
+    (["data.train.images=[nowhere]"], ["nowhere", "image folder"]),
+]
+
+
+@pytest.mark.parametrize("overrides, texts", BAD_CONFIGS, ids=lambda v: v[0][:30])
+def test_bad_options(config, capsys, tmp_path, overrides, texts):
+    line = refused(capsys, train_script.main, config, *overrides, "--output", tmp_path / "r")
+    assert all(text in line for text in texts), line
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    "content, texts",
+    [
+        (None, ["none.yaml", "does not exist"]),
+        ("base: lost.yaml\n", ["lost.yaml"]),
+        ("base: none.yaml\n", ["none.yaml", "base"]),
+        ("train: {lr: [}\n", ["none.yaml"]),
+        ("train: {itertions: 5}\n", ["none.yaml", "train.itertions", "train.iterations"]),
+        ("train: {lr: fast}\n", ["none.yaml", "train.lr"]),
+    ],
+)
+def test_bad_config_files(capsys, tmp_path, content, texts):
+    path = tmp_path / "none.yaml"
+    if content is not None:
+        path.write_text(content)
+    for main, more in ((train_script.main, []), (test_script.main, ["--checkpoint", tmp_path / "x.pt"])):
+        line = refused(capsys, main, path, *more)
+        assert all(text in line for text in texts), line
+
+
+def spoil(toy, tmp_path, change):
+    """A copy of the toy with its training annotations changed."""
+    folder = tmp_path / "toy"
+    shutil.copytree(toy, folder)
+    path = folder / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content = change(content, folder) or content
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+BAD_DATA = {
+    "not JSON": (lambda c, f: "{'images': [", ["instances_train.json", "not JSON"]),
+    "not COCO": (lambda c, f: c.pop("categories") and None, ["instances_train.json", "`categories` is missing"]),
+    "no bbox": (lambda c, f: c["annotations"][3].pop("bbox") and None, ["annotations[3]", "bbox"]),
+    "same image twice": (lambda c, f: c["images"].append(c["images"][0]), ["image id", "1"]),
+    "NaN": (lambda c, f: c["annotations"][2].update(bbox=[1, float("nan"), 3, 4]), ["annotations[2]", "nan"]),
+    "negative size": (lambda c, f: c["annotations"][2].update(bbox=[1, 2, -3, 4]), ["annotations[2]", "-3"]),
+    "unknown image": (lambda c, f: c["annotations"][2].update(image_id=999), ["annotations[2]", "999"]),
+    "unknown category": (lambda c, f: c["annotations"][2].update(category_id=99), ["annotations[2]", "99"]),
+    "no folder": (lambda c, f: shutil.rmtree(f / "train"), ["train", "image folder"]),
+    "lost image": (lambda c, f: (f / "train" / "000003.jpg").unlink(), ["1 of ", "000003.jpg"]),
+    "other classes": (lambda c, f: c["categories"][0].update(name="ball"), ["data.val", "ball", "ring"]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_DATA)
+def test_bad_data(config, toy, capsys, tmp_path, kind):
+    change, texts = BAD_DATA[kind]
+    folder = spoil(toy, tmp_path, change)
+    line = refused(capsys, train_script.main, config, f"data.root={folder}", "--output", tmp_path / "r")
+    assert all(text in line for text in texts), line
+    assert not (tmp_path / "r").exists()
+
+
+def test_category_ids_with_gaps_and_out_of_order_are_fine(config, toy, tmp_path):
+    def change(content, _):
+        new = {c["id"]: 100 - 7 * c["id"] for c in content["categories"]}
+        for entry in content["categories"]:
+            entry["id"] = new[entry["id"]]
+        for entry in content["annotations"]:
+            entry["category_id"] = new[entry["category_id"]]
+
+    folder = spoil(toy, tmp_path, change)
+    overrides = ["train.validate_every=0", "train.ap_every=0", "train.iterations=1", f"data.root={folder}"]
+    assert train_script.main([config, *overrides, "--output", str(tmp_path / "r")]) == 0
+
+
+def test_bad_checkpoints(config, run, capsys, tmp_path):
+    def message(path, *overrides):
+        return refused(capsys, test_script.main, config, *overrides, "--checkpoint", path, "--output", tmp_path / "o")
+
+    assert "does not exist" in message(tmp_path / "none.pt")
+    short = tmp_path / "short.pt"
+    short.write_bytes((run / "last.pt").read_bytes()[:5000])
+    assert "short.pt" in message(short) and "damaged" in message(short)
+    assert "of another network" in message(run / "last.pt", "model.widths=[8,8,12]")
+    evil = tmp_path / "evil.pkl"
+    evil.write_bytes(pickle.dumps({"a": Evil(tmp_path)}, protocol=2))
+    assert "run code" in message(evil) and not (tmp_path / "ran").exists()
+    line = refused(capsys, train_script.main, config, "--output", tmp_path / "r", "--resume", tmp_path / "none.pt")
+    assert "none.pt does not exist" in line
+    bare = tmp_path / "bare.pkl"
+    torch.save(weights(run / "last.pt"), bare)
+    line = refused(capsys, train_script.main, config, "--output", tmp_path / "r", "--resume", bare)
+    assert "weights alone" in line
+
+
+class Evil:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.folder}/ran",)
+
+
+def test_checkpoint_of_other_classes(config, run, toy, capsys, tmp_path):
+    folder = spoil(toy, tmp_path, lambda c, f: None)
+    path = folder / "annotations" / "instances_val.json"
+    path.write_text(path.read_text().replace('"star"', '"comet"'))
+    line = refused(capsys, test_script.main, config, f"data.root={folder}", "--checkpoint", run / "last.pt")
+    assert "comet" in line and "star" in line
+
+
+def test_a_run_is_not_overwritten(config, run, capsys):
+    line = refused(capsys, train_script.main, config, "--output", run)
+    assert "holds a run already" in line and "--resume" in line
+
+
+def test_no_split(config, run, capsys):
+    line = refused(
+        capsys, test_script.main, config, "data.test=null", "--checkpoint", run / "last.pt", "--split", "test"
+    )
+    assert "data.test is null" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_asked_for_in_vain(config, capsys, tmp_path):
+    line = refused(capsys, train_script.main, config, "train.device=cuda", "--output", tmp_path / "r")
+    assert "train.device is cuda" in line
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_image_is_told_and_too_many_end_the_run(config, toy, capsys, tmp_path, workers):
+    folder = spoil(toy, tmp_path, lambda c, f: (f / "train" / "000003.jpg").write_bytes(b"no image") and None)
+    overrides = [f"data.root={folder}", f"train.workers={workers}", "train.validate_every=0", "train.ap_every=0"]
+    output = tmp_path / "r"
+    line = refused(capsys, train_script.main, config, *overrides, "--output", output, code=1)
+    assert "000003.jpg" in line and "more than 1%" in line
+    assert checkpoint.load(output / "last.pt")["iteration"] >= 1  # what was computed is kept
+
+
+def test_a_diverged_run_ends_and_keeps_the_last_good_state(config, capsys, tmp_path):
+    overrides = ["train.lr=1e30", "train.snapshot_every=1", "train.log_every=1", "train.validate_every=0"]
+    line = refused(capsys, train_script.main, config, *overrides, "--output", tmp_path / "r", code=1)
+    assert "not finite" in line and "train.lr" in line
+
+
+def start(config, *arguments):
+    command = [sys.executable, "train.py", config, *arguments]
+    root = os.path.dirname(train_script.__file__)
+    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_rows(process, path, seconds=60):
+    for _ in range(seconds * 10):
+        if process.poll() is not None or len(read_metrics(path)) >= 1:
+            break
+        time.sleep(0.1)
+    assert process.poll() is None, process.communicate()
+
+
+LONG = ["train.iterations=100000", "train.validate_every=0", "train.ap_every=0", "train.snapshot_every=0"]
+
+
+def test_sigterm_saves_and_exits(config, tmp_path):
+    process = start(config, *LONG, "--output", str(tmp_path / "r"))
+    wait_for_rows(process, tmp_path / "r" / "metrics.jsonl")
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "--resume goes on" in out and "Traceback" not in err
+    assert checkpoint.load(tmp_path / "r" / "last.pt")["iteration"] >= 1
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="finds the workers through /proc")
+def test_a_killed_worker_ends_the_run_with_its_reason(config, tmp_path):
+    process = start(config, *LONG, "train.workers=2", "--output", str(tmp_path / "r"))
+    wait_for_rows(process, tmp_path / "r" / "metrics.jsonl")
+    with open(f"/proc/{process.pid}/task/{process.pid}/children") as f:
+        children = [int(pid) for pid in f.read().split()]
+    workers = [pid for pid in children if "train.py" in open(f"/proc/{pid}/cmdline").read()]
+    begun = time.time()
+    os.kill(workers[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert time.time() - begun < 60
+    assert process.returncode == 1 and "Traceback" not in err
+    assert "error: loading training data failed" in err and "killed" in err
+    assert checkpoint.load(tmp_path / "r" / "last.pt")["iteration"] >= 1
