@@ -18,12 +18,12 @@ SOURCES := setup.py pyproject.toml $(wildcard external/soft_nms/*.c external/*/b
 
 .PHONY: demo test build lint clean
 
-# Draws the toy data unless it is there, trains a small CornerNet on it, evaluates it and draws what it found
+# Draws the toy data, trains a small CornerNet on it, evaluates it and draws what it found; goes on where it stopped
 demo: build
-	test -d data/toy || $(BIN)/python -m db.toy --output data/toy
-	$(BIN)/python train.py configs/toy.yaml --output runs/toy
-	$(BIN)/python test.py configs/toy.yaml --checkpoint runs/toy/last.pt --draw 8 --output runs/toy/test
-	@echo "Done: metrics.json, pictures and log are in runs/toy/test (training curves: runs/toy)"
+	$(BIN)/python -m db.toy --output data/toy
+	$(BIN)/python train.py configs/toy.yaml --output runs/toy --resume
+	$(BIN)/python test.py configs/toy.yaml --checkpoint runs/toy/last.pt --output runs/toy --draw 8
+	@echo "Done: metrics.json, pictures, curves.png and the log (metrics.jsonl, TensorBoard) are in runs/toy"
 
 test: build
 	$(BIN)/python -m pytest

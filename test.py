@@ -86,8 +86,8 @@ def test(config: configs.Config, weights: Path, split_name: str, output: Path, d
         metrics |= figures | {"AP_per_class": figures.per_class}
     else:
         print(submission_note(path))
+    metrics["config"] = configs.to_dict(config)
     (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    (output / "config.yaml").write_text(configs.dump(config))
     print(f"{len(results):,} detections in {len(index):,} images; results, metrics.json and pictures in {output}")
     return 0
 

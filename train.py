@@ -6,7 +6,9 @@ with its state saved.
 """
 
 import argparse
+import math
 import os
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -20,14 +22,15 @@ from db import CocoIndex, DataError, evaluate, to_results
 from models import build_network
 from models.losses import LossWeights
 from nnet import checkpoint
+from nnet.distributed import Group
 from nnet.experiment import choose_device, detect_all, exit_code, load_split, same_categories, split_files
 from nnet.inference import Detector, DetectSettings
-from nnet.log import LOSS_TERMS, RunLog, draw_curves
+from nnet.log import LOSS_TERMS, NoLog, RunLog, draw_curves
 from nnet.training import (
     Diverged,
     Objective,
     RunError,
-    StopRequest,
+    Signals,
     Unreadable,
     learning_rate,
     random_state,
@@ -36,6 +39,8 @@ from nnet.training import (
     validation_loss,
 )
 from sample import Augment, MicroBatches, Penalty, TrainingSet, make_loader, validation_batches
+
+ADVICE = "try a lower train.lr, or train.warmup; last.pt in the output folder has the last good state, if any was saved"
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -54,24 +59,30 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def train(config: configs.Config, output: Path, resume: str | None) -> int:
-    # What can be wrong is looked at first: nothing is written before the inputs are known to be good.
     c = config.train
-    device = choose_device(c.device)
     if c.threads:
         torch.set_num_threads(c.threads)
+    with Group(choose_device(c.device)) as group:
+        return run(config, output, resume, group)
+
+
+def run(config: configs.Config, output: Path, resume: str | None, group: Group) -> int:
+    # What can be wrong is looked at first: nothing is written before the inputs are known to be good.
+    c, device = config.train, group.device
     index = load_split(config.data.root, **asdict(config.data.train))
     val_index = None
     if c.validate_every or c.ap_every:
         val_index = load_split(config.data.root, **asdict(config.data.val))
         same_categories(val_index, index.category_ids, index.category_names, "data.train", "data.val")
-    batches = MicroBatches(len(index), c.batch, config.seed, 0, c.iterations)
+    mine = group.deal(c.batch)
+    batches = MicroBatches(len(index), c.batch, config.seed, 0, c.iterations, mine)
 
     torch.manual_seed(config.seed)
     network = build_network(index.num_classes, **asdict(config.model))
+    found = find_state(output, resume)
     start = 0
-    state = find_state(output, resume)
-    if state:
-        path, state = state
+    if found:
+        path, state = found
         same_categories(index, *state["categories"], f"the run of {path}", "data.train")
         checkpoint.load_weights(network, state["model"], path)
         start = batches.start = state["iteration"]
@@ -79,12 +90,14 @@ def train(config: configs.Config, output: Path, resume: str | None) -> int:
     if c.channels_last:
         network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=c.lr)
-    if state:
+    if found:
         optimizer.load_state_dict(state["optimizer"])
         restore_random_state(state["random"])
-        print(f"resumed from {path} after {start} of {c.iterations} iterations")
+        if group.first:
+            print(f"resumed from {path} after {start} of {c.iterations} iterations")
         if start >= c.iterations:
             return 0
+    parallel = group.wrap(network)
 
     penalty, weights = Penalty(**asdict(config.penalty)), LossWeights(**asdict(config.loss))
     objective = Objective(index.num_classes, penalty, weights, c.channels_last)
@@ -92,16 +105,21 @@ def train(config: configs.Config, output: Path, resume: str | None) -> int:
     augment = Augment(**asdict(config.augment))
     loader = make_loader(TrainingSet(index, size, augment, config.seed), batches, c.workers, c.worker_timeout, device)
 
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "config.yaml").write_text(configs.dump(config))
-    parameters = sum(p.numel() for p in network.parameters())
-    print(
-        f"{parameters:,} parameters, {index.num_classes} classes, {len(index):,} images with {len(index.boxes):,} "
-        f"objects; {c.iterations:,} iterations of {sum(c.batch)} images on {device}; output in {output}"
-    )
-    log = RunLog(output, start, c.iterations)
+    if group.first:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "config.yaml").write_text(configs.dump(config))
+        parameters = sum(p.numel() for p in network.parameters())
+        print(
+            f"{parameters:,} parameters, {index.num_classes} classes, {len(index):,} images with {len(index.boxes):,} "
+            f"objects; {c.iterations:,} iterations of {sum(c.batch)} images on {device}; output in {output}"
+        )
+    log = RunLog(output, start, c.iterations) if group.first else NoLog()
 
     def snapshot(iteration: int) -> None:
+        if not group.first:
+            return
+        if not all(p.isfinite().all() for p in network.parameters()):
+            raise Diverged(f"the weights are not finite after iteration {iteration}: {ADVICE}")
         state = {
             "iteration": iteration,
             "model": network.state_dict(),
@@ -112,73 +130,76 @@ def train(config: configs.Config, output: Path, resume: str | None) -> int:
         }
         save_snapshot(output, state, c.keep)
 
-    unreadable, stop = Unreadable(len(index)), StopRequest()
-    finished, batch_stream = start, iter(loader)
-    waited, sums, since, clock = 0.0, 0, start, time.perf_counter()
+    unreadable = Unreadable(len(index))
+    finished, waited, sums, since, clock = start, 0.0, 0, start, time.perf_counter()
+    signals = Signals()
     try:
+        stream = iter(loader)
+        signals.watch_workers()
         for iteration in range(start + 1, c.iterations + 1):
             lr = learning_rate(iteration - 1, c.lr, c.lr_drops, c.lr_factor, c.warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = lr
 
             before = time.perf_counter()
-            micro_batches = [next(batch_stream) for _ in c.batch]
+            micro_batches = [next(stream) for _ in mine]
             for batch in micro_batches:
                 for line in unreadable.add(batch):
                     log.say(line)
             waited += time.perf_counter() - before
 
-            sums += train_step(network, optimizer, objective, [batch.to(device) for batch in micro_batches])
-            finished = iteration
-            log.bar.update()
+            with signals.held():
+                on_device = [batch.to(device) for batch in micro_batches]
+                sums += train_step(parallel, optimizer, objective, on_device, len(c.batch), group.size)
+                finished = iteration
+            log.step()
 
-            last = iteration == c.iterations or stop.signal is not None
+            stopping = group.any(signals.stop is not None)
+            last = iteration == c.iterations or stopping
             if iteration % c.log_every == 0 or last:
-                terms = dict(zip(LOSS_TERMS, (sums / (iteration - since)).tolist(), strict=True))
-                if not sums.isfinite().all():
-                    raise Diverged(
-                        f"the loss is not finite between iterations {since + 1} and {iteration} ({terms}): try a lower "
-                        f"train.lr. {output / 'last.pt'} has the last good state, if one was saved"
-                    )
+                values = (group.sum(sums) / (iteration - since)).tolist()
+                terms = dict(zip(LOSS_TERMS, values, strict=True))
+                if not all(map(math.isfinite, values)):
+                    raise Diverged(f"loss not finite in iterations {since + 1} to {iteration} ({terms}): {ADVICE}")
                 seconds = time.perf_counter() - clock
                 speed, wait = (iteration - since) * sum(c.batch) / seconds, waited / seconds
                 log.row(iteration, **terms, lr=lr, images_per_second=speed, data_wait=wait)
                 log.show(terms, lr=f"{lr:.2g}", img_s=f"{speed:.1f}", wait=f"{wait:.0%}")
                 waited, sums, since, clock = 0.0, 0, iteration, time.perf_counter()
 
-            if stop.signal is None:
-                pause = time.perf_counter()
-                if due(iteration, c.validate_every, c.iterations):
-                    shown = val_index.limit(c.validate_images)
-                    terms = measure_loss(
-                        network, objective, shown, size, c.workers, c.worker_timeout, max(c.batch), device
-                    )
-                    log.row(iteration, **{f"val_{name}": value for name, value in terms.items()})
-                    log.say(f"iteration {iteration}: validation loss {terms['loss']:.4g}")
-                if due(iteration, c.ap_every, c.iterations):
-                    figures = measure_ap(network, config, val_index, device, log)
-                    log.row(iteration, **{f"val_{name}": value for name, value in figures.items()})
-                    log.say(f"iteration {iteration}: validation AP {figures['AP']:.3f}, AP50 {figures['AP50']:.3f}")
-                clock += time.perf_counter() - pause  # not part of the training speed
+            pause = time.perf_counter()
+            if group.first and not stopping and due(iteration, c.validate_every, c.iterations):
+                shown = val_index.limit(c.validate_images)
+                terms = measure_loss(network, objective, shown, size, c.worker_timeout, max(c.batch), device)
+                log.row(iteration, **{f"val_{name}": value for name, value in terms.items()})
+                log.say(f"iteration {iteration}: validation loss {terms['loss']:.4g}")
+            if group.first and not stopping and due(iteration, c.ap_every, c.iterations):
+                figures = measure_ap(network, config, val_index, device, log)
+                log.row(iteration, **{f"val_{name}": value for name, value in figures.items()})
+                log.say(f"iteration {iteration}: validation AP {figures['AP']:.3f}, AP50 {figures['AP50']:.3f}")
             if due(iteration, c.snapshot_every, c.iterations) or last:
                 snapshot(iteration)
-            if stop.signal is not None:
+            clock += time.perf_counter() - pause  # not part of the training speed
+            if stopping:
                 break
     except (DataError, RuntimeError) as error:
-        # A dead worker is noticed anywhere in the loop: PyTorch's signal handler raises wherever the process is.
         reason = stopping_reason(error)
         if finished > start and not isinstance(error, Diverged):
             snapshot(finished)
             reason += f". The state after iteration {finished} is saved: --resume goes on from it"
         raise RunError(reason) from error
     finally:
-        stop.restore()
+        signals.restore()
         log.close()
-        draw_curves(output)
-    if stop.signal is not None:
-        print(f"stopped by signal {stop.signal} after iteration {finished}; --resume goes on from {output / 'last.pt'}")
-        return 128 + stop.signal
-    print(f"done: weights in {output / 'last.pt'}, curves in {output / 'curves.png'}")
+        if group.first:
+            draw_curves(output)
+    if finished < c.iterations:
+        number = signals.stop or signal.SIGTERM
+        if group.first:
+            print(f"stopped by signal {number} after iteration {finished}: --resume goes on from {output / 'last.pt'}")
+        return 128 + number
+    if group.first:
+        print(f"done: weights in {output / 'last.pt'}, curves in {output / 'curves.png'}")
     return 0
 
 
@@ -200,10 +221,9 @@ def stopping_reason(error: Exception) -> str:
     )
 
 
-def measure_loss(network, objective, index, size, workers, timeout, batch, device) -> dict[str, float]:
+def measure_loss(network, objective, index, size, timeout, batch, device) -> dict[str, float]:
     """Validation loss and its terms, over the images of the index as they are."""
-    batches = validation_batches(len(index), batch)
-    loader = make_loader(TrainingSet(index, size, None, 0), batches, min(workers, 1), timeout, device)
+    loader = make_loader(TrainingSet(index, size, None, 0), validation_batches(len(index), batch), 0, timeout, device)
     return dict(zip(LOSS_TERMS, validation_loss(network, objective, loader, device), strict=True))
 
 
@@ -253,11 +273,11 @@ def save_snapshot(output: Path, state: dict[str, Any], keep: int) -> None:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
 
-    def run() -> int:
+    def script() -> int:
         config = configs.load(args.config, args.overrides)
         return train(config, args.output or Path("runs") / Path(args.config).stem, args.resume)
 
-    return exit_code(run, configs.ConfigError)
+    return exit_code(script, configs.ConfigError)
 
 
 if __name__ == "__main__":

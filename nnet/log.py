@@ -36,6 +36,10 @@ class RunLog:
             if isinstance(value, (int, float)):
                 self.board.add_scalar(name.replace("val_", "val/"), value, iteration)
 
+    def step(self) -> None:
+        """One more iteration is done."""
+        self.bar.update()
+
     def show(self, values: dict[str, float], **more: str) -> None:
         """Loss terms and more beside the progress bar."""
         self.bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()} | more, refresh=False)
@@ -48,6 +52,16 @@ class RunLog:
         self.bar.close()
         self.file.close()
         self.board.close()
+
+
+class NoLog:
+    """What the processes beside the first have for a log."""
+
+    def row(self, iteration: int, **values: Any) -> None: ...
+    def step(self) -> None: ...
+    def show(self, values: dict[str, float], **more: str) -> None: ...
+    def say(self, text: str) -> None: ...
+    def close(self) -> None: ...
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

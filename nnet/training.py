@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import torch
@@ -64,25 +64,31 @@ def kept_statistics(network: nn.Module) -> Iterator[None]:
 
 
 def train_step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, objective: Objective, batches: Sequence[Batch]
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    batches: Sequence[Batch],
+    in_all: int,
+    processes: int = 1,
 ) -> Tensor:
-    """One update from the mean gradient of the micro-batches, as if each had its own device.
+    """One update from the mean gradient of `in_all` micro-batches, as if each had its own device.
 
-    Each micro-batch has its own BatchNorm statistics and normalises its own loss; the running statistics kept are those
-    of the first. Returns the mean of the loss terms, (5,), in the order of LossTerms, without waiting for the device.
+    batches: those of this process. Each has its own BatchNorm statistics and normalises its own loss; the running
+    statistics kept are those of the first. With several processes, `network` is a DistributedDataParallel.
+    Returns this process's share of the mean loss terms, (5,), in LossTerms' order, without waiting for the device.
     """
     network.train()
     optimizer.zero_grad(set_to_none=True)
-    sums = None
+    sums = 0
     for number, batch in enumerate(batches):
-        if number == 0:
+        with ExitStack() as stack:
+            if number > 0:
+                stack.enter_context(kept_statistics(network))
+            if processes > 1 and number < len(batches) - 1:
+                stack.enter_context(network.no_sync())  # gradients are exchanged once, with the last micro-batch
             terms = objective(network, batch)
-        else:
-            with kept_statistics(network):
-                terms = objective(network, batch)
-        (terms.total / len(batches)).backward()
-        values = torch.stack(terms).detach() / len(batches)
-        sums = values if sums is None else sums + values
+            (terms.total * (processes / in_all)).backward()  # the exchange divides by the number of processes
+        sums = sums + torch.stack(terms).detach() / in_all
     optimizer.step()
     return sums
 
@@ -153,19 +159,48 @@ class Unreadable:
         return news
 
 
-class StopRequest:
-    """Turns SIGINT and SIGTERM into a request to stop after the step that is under way.
+class Signals:
+    """Keeps signals from interrupting a step half way.
 
-    A second signal acts at once, as it would have without this.
+    SIGINT and SIGTERM become a request, in `stop`, to end the run after the step that is under way; a second one acts
+    at once, as it would have without this. PyTorch's report of a dead worker, which it raises wherever the process is,
+    waits for the end of the step.
     """
 
     def __init__(self):
-        self.signal: int | None = None
-        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.stop: int | None = None
+        self.previous = {s: signal.signal(s, self._request) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.holding = False
+        self.late = None
 
-    def _note(self, number: int, frame) -> None:
-        self.signal = number
+    def _request(self, number: int, frame) -> None:
+        self.stop = number
         self.restore()
+
+    def watch_workers(self) -> None:
+        """To be called once PyTorch has installed its handler, with the first workers."""
+        report = signal.getsignal(signal.SIGCHLD)
+        if callable(report):
+            self.previous[signal.SIGCHLD] = report
+            signal.signal(signal.SIGCHLD, self._child)
+
+    def _child(self, number: int, frame) -> None:
+        if self.holding:
+            self.late = number, frame
+        else:
+            self.previous[signal.SIGCHLD](number, frame)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within, no signal raises an exception."""
+        self.holding = True
+        try:
+            yield
+        finally:
+            self.holding = False
+        if self.late:
+            late, self.late = self.late, None
+            self.previous[signal.SIGCHLD](*late)
 
     def restore(self) -> None:
         for number, handler in self.previous.items():

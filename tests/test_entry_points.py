@@ -308,7 +308,7 @@ def test_an_unreadable_image_is_told_and_too_many_end_the_run(config, toy, capsy
 def test_a_diverged_run_ends_and_keeps_the_last_good_state(config, capsys, tmp_path):
     overrides = ["train.lr=1e30", "train.snapshot_every=1", "train.log_every=1", "train.validate_every=0"]
     line = refused(capsys, train_script.main, config, *overrides, "--output", tmp_path / "r", code=1)
-    assert "not finite" in line and "train.lr" in line
+    assert "loss not finite" in line and "train.lr" in line
 
 
 def start(config, *arguments):

@@ -101,7 +101,7 @@ def test_not_a_state(tmp_path):
 
 
 def released_names(network):
-    """Released names of a small network's parameters, by trying: the renaming is checked on the whole by the goldens."""
+    """Pairs of our name and the released name of a network's parameters; the goldens check the renaming as a whole."""
     table = {
         "backbone.stem": "pre", "backbone.features": "cnvs", "backbone.from_input": "inters_",
         "backbone.from_features": "cnvs_", "backbone.merge": "inters",

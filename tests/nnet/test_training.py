@@ -11,7 +11,7 @@ from models.losses import LossWeights
 from nnet.training import (
     Objective,
     RunError,
-    StopRequest,
+    Signals,
     Unreadable,
     kept_statistics,
     learning_rate,
@@ -58,7 +58,7 @@ def test_gradients_are_the_mean_over_micro_batches_and_statistics_those_of_the_f
         for name, p in net.named_parameters():
             expected[name] = expected.get(name, 0) + p.grad / 3
     net = network()
-    values = train_step(net, torch.optim.SGD(net.parameters(), lr=0.0), OBJECTIVE, batches)
+    values = train_step(net, torch.optim.SGD(net.parameters(), lr=0.0), OBJECTIVE, batches, len(batches))
     assert values[0].item() == pytest.approx(sum(totals) / 3, rel=1e-6)
     for name, p in net.named_parameters():
         torch.testing.assert_close(p.grad, expected[name])
@@ -79,7 +79,7 @@ def test_kept_statistics_still_normalises_by_the_batch():
 @pytest.mark.parametrize("objects", [0, 1, 500])
 def test_one_image_with_any_number_of_objects(objects):
     net = network()
-    values = train_step(net, torch.optim.Adam(net.parameters()), OBJECTIVE, [batch(1, objects, objects)])
+    values = train_step(net, torch.optim.Adam(net.parameters()), OBJECTIVE, [batch(1, objects, objects)], 1)
     assert values.isfinite().all()
     assert all(p.isfinite().all() for p in net.parameters())
 
@@ -133,9 +133,29 @@ def test_unreadable_images_are_told_once_and_end_the_run_past_one_percent():
             counter.add(batch(4, 0, 0, [bad] if counter.seen == 0 else []))
 
 
-def test_stop_request():
+def test_a_signal_asks_to_stop_and_the_next_acts_as_before():
     previous = signal.getsignal(signal.SIGTERM)
-    stop = StopRequest()
+    signals = Signals()
     signal.raise_signal(signal.SIGTERM)
-    assert stop.signal == signal.SIGTERM
+    assert signals.stop == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == previous
+
+
+def test_a_dead_worker_is_reported_after_the_step():
+    def report(number, frame):
+        raise RuntimeError("DataLoader worker is killed")
+
+    before = signal.signal(signal.SIGCHLD, report)
+    signals, steps = Signals(), []
+    try:
+        signals.watch_workers()
+        with pytest.raises(RuntimeError, match="worker is killed"):
+            with signals.held():
+                signal.raise_signal(signal.SIGCHLD)
+                steps.append(1)
+        assert steps == [1]
+        with pytest.raises(RuntimeError, match="worker is killed"):
+            signal.raise_signal(signal.SIGCHLD)
+    finally:
+        signals.restore()
+        signal.signal(signal.SIGCHLD, before)
