@@ -19,7 +19,7 @@ import configs
 from db import CocoIndex, evaluate, results_name, submission_note, to_results, write_results
 from models import build_network
 from nnet import checkpoint
-from nnet.experiment import choose_device, detect_all, exit_code, load_split, same_categories, split_files
+from nnet.experiment import choose_device, detect_all, exit_code, load_split, make_folder, same_categories, split_files
 from nnet.inference import Detector, DetectSettings, Found
 from nnet.pictures import class_colour, draw_boxes, draw_detections, draw_heatmap, side_by_side, write_image
 
@@ -56,7 +56,7 @@ def test(config: configs.Config, weights: Path, split_name: str, output: Path, d
     network = build_network(index.num_classes, **asdict(config.model))
     checkpoint.load_weights(network, state["model"], weights)
     detector = Detector(network, DetectSettings(**asdict(config.test)), config.data.input_size, device)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
 
     decimals = 2 if config.test.as_published else None
     results, unreadable, begun = [], [], time.perf_counter()

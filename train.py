@@ -23,7 +23,7 @@ from models import build_network
 from models.losses import LossWeights
 from nnet import checkpoint
 from nnet.distributed import Group
-from nnet.experiment import choose_device, detect_all, exit_code, load_split, same_categories, split_files
+from nnet.experiment import choose_device, detect_all, exit_code, load_split, make_folder, same_categories, split_files
 from nnet.inference import Detector, DetectSettings
 from nnet.log import LOSS_TERMS, NoLog, RunLog, draw_curves
 from nnet.training import (
@@ -106,7 +106,7 @@ def run(config: configs.Config, output: Path, resume: str | None, group: Group) 
     loader = make_loader(TrainingSet(index, size, augment, config.seed), batches, c.workers, c.worker_timeout, device)
 
     if group.first:
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
         (output / "config.yaml").write_text(configs.dump(config))
         parameters = sum(p.numel() for p in network.parameters())
         print(

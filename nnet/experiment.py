@@ -39,6 +39,14 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def make_folder(path: Path) -> None:
+    """Make the folder that a run writes to. DataError if that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write to the folder {path} ({error.strerror}): name another with --output") from None
+
+
 def split_files(root: str, images: Sequence[str], annotations: Sequence[str]) -> tuple[list[Path], list[Path]]:
     """Image folders and annotation files of a split, which a config gives relative to its root."""
     return [Path(root, name) for name in images], [Path(root, name) for name in annotations]

@@ -67,7 +67,7 @@ def place_original(height: int, width: int, scale: float, divisor: int = 128) ->
 
     The canvas is the next size that is a multiple of divisor, less one ("| 127" in the released code).
     """
-    size = int(height * scale), int(width * scale)
+    size = max(1, int(height * scale)), max(1, int(width * scale))
     canvas = tuple(n | (divisor - 1) for n in size)
     border = tuple(c // 2 - n // 2 for c, n in zip(canvas, size, strict=True))
     return Placement(canvas, border, size, (scale, scale))

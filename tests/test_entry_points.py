@@ -282,6 +282,14 @@ def test_a_run_is_not_overwritten(config, run, capsys):
     assert "holds a run already" in line and "--resume" in line
 
 
+def test_output_that_cannot_be_made(config, run, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    line = refused(capsys, train_script.main, config, "--output", tmp_path / "file" / "r")
+    assert "cannot write to the folder" in line and "--output" in line
+    line = refused(capsys, test_script.main, config, "--checkpoint", run / "last.pt", "--output", tmp_path / "file")
+    assert "cannot write to the folder" in line
+
+
 def test_no_split(config, run, capsys):
     line = refused(
         capsys, test_script.main, config, "data.test=null", "--checkpoint", run / "last.pt", "--split", "test"
