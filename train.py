@@ -204,8 +204,8 @@ def run(config: configs.Config, output: Path, resume: str | None, group: Group) 
 
 
 def due(iteration: int, every: int, end: int) -> bool:
-    """Whether something that happens every so many iterations (0: never), and at the end, happens now."""
-    return every > 0 and (iteration % every == 0 or iteration == end)
+    """Whether something that happens every so many iterations (0: never) happens now; also at the end of a long run."""
+    return every > 0 and (iteration % every == 0 or iteration == end > every)
 
 
 def stopping_reason(error: Exception) -> str:
