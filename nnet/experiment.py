@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from db import CocoIndex, DataError, load_index
 from nnet.checkpoint import CheckpointError
 from nnet.inference import Detector, Found
+from nnet.log import progress_bar
 from nnet.training import RunError
 from sample import UnreadableImage, read_image
 
@@ -81,7 +81,7 @@ def detect_all(
     An image that cannot be read is told to `unreadable` and left out.
     """
     found = 0
-    with tqdm(range(len(index)), desc="detecting", unit="image", dynamic_ncols=True, leave=leave) as bar:
+    with progress_bar(range(len(index)), desc="detecting", unit="image", leave=leave) as bar:
         for i in bar:
             try:
                 image = read_image(index.path(i), tuple(index.sizes[i].tolist()))
@@ -90,5 +90,5 @@ def detect_all(
                 continue
             detections = detector(image)
             found += len(detections.scores)
-            bar.set_postfix(boxes=found, refresh=False)
+            bar.set_postfix(boxes=f"{found:,}", refresh=False)
             yield i, image, detections

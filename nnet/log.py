@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from tqdm import tqdm
 from nnet.pictures import Panel, plot_panels
 
 LOSS_TERMS = ("loss", "focal", "pull", "push", "offset")
+
+
+def progress_bar(*args: Any, **options: Any) -> tqdm:
+    """A progress bar; a log file, which keeps every line of it, gets one in 20 seconds."""
+    return tqdm(*args, dynamic_ncols=True, mininterval=0.2 if sys.stderr.isatty() else 20, **options)
 
 
 class RunLog:
@@ -27,7 +33,7 @@ class RunLog:
         os.replace(partial, self.path)
         self.file = self.path.open("a", buffering=1)
         self.board = SummaryWriter(folder, purge_step=start + 1 if start else None)
-        self.bar = tqdm(total=end, initial=start, desc=folder.name, unit="step", dynamic_ncols=True, mininterval=0.5)
+        self.bar = progress_bar(total=end, initial=start, desc=folder.name, unit="step")
 
     def row(self, iteration: int, **values: Any) -> None:
         """Log values of this iteration; None where there is none to log."""
@@ -85,7 +91,7 @@ def draw_curves(folder: Path) -> Path | None:
 
     panels = [
         Panel(series(*LOSS_TERMS), "training loss and its terms", "iteration", log_y=True, smooth=9),
-        Panel(series("loss", "val_loss"), "training and validation loss", "iteration", log_y=True, smooth=9),
+        Panel(series("loss", "val_loss"), "training and validation loss", "iteration", log_y=True),
         Panel(series("val_AP", "val_AP50", "val_AP75"), "validation AP", "iteration"),
     ]
     panels = [panel for panel in panels if panel.series]
