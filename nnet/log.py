@@ -89,9 +89,10 @@ def draw_curves(folder: Path) -> Path | None:
         found = {name: [(row["iteration"], row[name]) for row in rows if row.get(name) is not None] for name in names}
         return {name: tuple(map(list, zip(*points, strict=True))) for name, points in found.items() if points}
 
+    losses = series("loss", "val_loss")
     panels = [
         Panel(series(*LOSS_TERMS), "training loss and its terms", "iteration", log_y=True, smooth=9),
-        Panel(series("loss", "val_loss"), "training and validation loss", "iteration", log_y=True),
+        Panel(losses if "val_loss" in losses else {}, "training and validation loss", "iteration", log_y=True),
         Panel(series("val_AP", "val_AP50", "val_AP75"), "validation AP", "iteration"),
     ]
     panels = [panel for panel in panels if panel.series]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import warnings
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -237,6 +238,8 @@ def make_loader(
     _one_thread()  # before the fork: OpenCV's threads do not survive it
     # Forked workers share the index. Where there is no fork, it is copied to each.
     fork = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
+    # How many workers is the config's choice, also where there are fewer cores.
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
     return Loader(
         dataset,
         batch_sampler=batches,
