@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-import warnings
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
