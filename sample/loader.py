@@ -211,8 +211,11 @@ class Loader(DataLoader):
     """PyTorch's DataLoader, raising the DataErrors of its workers as they are, and RuntimeError whenever one dies."""
 
     def __iter__(self) -> Iterator[Batch]:
+        return self._batches(super().__iter__())  # the workers start now, not with the first batch
+
+    def _batches(self, batches: Iterator[Batch | DataError]) -> Iterator[Batch]:
         try:
-            for batch in super().__iter__():
+            for batch in batches:
                 if isinstance(batch, DataError):
                     raise batch
                 yield batch

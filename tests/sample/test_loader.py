@@ -213,3 +213,12 @@ def test_hung_worker_ends_the_run(index):
     stream = make_loader(Hanging(index, (64, 64), None, 0), MicroBatches(12, [2], 0, 0, 9), 1, 1, "cpu")
     with pytest.raises(RuntimeError, match="timed out after 1"):
         list(stream)
+
+
+def test_workers_start_with_the_iteration(index):
+    """So that whoever wants to hold back PyTorch's report of a dead worker finds its handler."""
+    before = len(torch.multiprocessing.active_children())
+    stream = iter(make_loader(TrainingSet(index, (64, 64), None, 0), MicroBatches(12, [2], 0, 0, 9), 2, 0, "cpu"))
+    assert len(torch.multiprocessing.active_children()) == before + 2
+    assert callable(signal.getsignal(signal.SIGCHLD))
+    assert len(list(stream)) == 9
