@@ -14,14 +14,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import configs
 from db import CocoIndex, evaluate, results_name, submission_note, to_results, write_results
 from models import build_network
 from nnet import checkpoint
+from nnet.distributed import Group
 from nnet.experiment import choose_device, detect_all, exit_code, load_split, make_folder, same_categories, split_files
 from nnet.inference import Detector, DetectSettings, Found
 from nnet.pictures import class_colour, draw_boxes, draw_detections, draw_heatmap, side_by_side, write_image
+from nnet.training import RunError, UnreadableCount
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -44,51 +47,67 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def test(config: configs.Config, weights: Path, split_name: str, output: Path, draw: int) -> int:
+def test(config: configs.Config, weights: Path, split_name: str, output: Path, draw: int, group: Group) -> int:
     split = getattr(config.data, split_name)
     if split is None:
         raise configs.ConfigError(f"data.{split_name} is null in this config: name its images and annotations")
-    device = choose_device(config.train.device)
     index = load_split(config.data.root, **asdict(split), require_boxes=split_name != "test")
     state = checkpoint.load(weights)
     if "categories" in state:
         same_categories(index, *state["categories"], f"the network of {weights}", f"data.{split_name}")
+    checkpoint.changed_options(state, configs.to_dict(config), weights)  # raises where the network is another
     network = build_network(index.num_classes, **asdict(config.model))
     checkpoint.load_weights(network, state["model"], weights)
-    detector = Detector(network, DetectSettings(**asdict(config.test)), config.data.input_size, device)
+    detector = Detector(network, DetectSettings(**asdict(config.test)), config.data.input_size, group.device)
     make_folder(output)
 
     decimals = 2 if config.test.as_published else None
-    results, unreadable, begun = [], [], time.perf_counter()
-    for number, (i, image, found) in enumerate(detect_all(detector, index, unreadable.append)):
+    results, unreadable, to_draw, seconds = [], [], [], 0.0
+    begun = time.perf_counter()
+    for i, image, found in detect_all(detector, index, group, unreadable.append):
         results += to_results(index, i, *found, decimals)
-        if number < draw:
-            draw_image(output / "pictures" / Path(index.path(i)).name, detector, image, found, index, i)
+        if i < draw:
+            to_draw.append((i, image, found))
     seconds = time.perf_counter() - begun
-    for line in unreadable:
-        print(f"skipped {line}", file=sys.stderr)
-
-    _, files = split_files(config.data.root, split.images, split.annotations)
-    path = output / results_name(split_name, files[0].stem, f"{config.model.detector}-{weights.stem}")
-    write_results(path, results)
-    metrics = {
-        "checkpoint": str(weights),
-        "iteration": state.get("iteration"),
-        "split": split_name,
-        "images": len(index),
-        "unreadable": len(unreadable),
-        "detections": len(results),
-        "seconds_per_image": seconds / len(index),
-    }
-    if path.name == "results.json":
-        figures = evaluate(files, results, index.image_ids)
-        print(figures.table)
-        metrics |= figures | {"AP_per_class": figures.per_class}
-    else:
-        print(submission_note(path))
-    metrics["config"] = configs.to_dict(config)
-    (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    print(f"{len(results):,} detections in {len(index):,} images; results, metrics.json and pictures in {output}")
+    results, unreadable = group.gather(results), group.gather(unreadable)
+    if group.first:
+        results.sort(key=lambda result: result["image_id"])  # as one process leaves them
+        _, files = split_files(config.data.root, split.images, split.annotations)
+        annotated = len(index.boxes) > 0
+        path = output / results_name(annotated, files[0].stem, f"{config.model.detector}-{weights.stem}")
+        write_results(path, results)
+        metrics = {
+            "checkpoint": str(weights),
+            "iteration": state.get("iteration"),
+            "split": split_name,
+            "images": len(index),
+            "unreadable": len(unreadable),
+            "detections": len(results),
+            "seconds_per_image": seconds / len(index),
+        }
+        if annotated:
+            figures = evaluate(files, results, index.image_ids)
+            print(figures.table)
+            metrics |= figures | {"AP_per_class": figures.per_class}
+        elif path.name != "results.json":
+            print(submission_note(path))
+        else:
+            print(f"{files[0]} has no boxes: nothing to compare the detections with")
+        metrics["config"] = configs.to_dict(config)
+        (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    # Last, for the results are worth more than the pictures.
+    for i, image, found in to_draw:
+        path = output / "pictures" / f"{int(index.image_ids[i]):012d}.jpg"
+        draw_image(path, detector, image, found, index, i)
+    if group.first:
+        print(f"{len(results):,} detections in {len(index):,} images; results, metrics.json and pictures in {output}")
+        for line in unreadable:
+            print(f"skipped {line}", file=sys.stderr)
+        if len(unreadable) > UnreadableCount.LIMIT * len(index):
+            raise RunError(
+                f"{len(unreadable)} of {len(index)} images could not be read; the figures count them as without "
+                "detections. Repair them, or remove their entries from the annotation file"
+            )
     return 0
 
 
@@ -110,7 +129,10 @@ def main(argv: list[str] | None = None) -> int:
     def run() -> int:
         config = configs.load(args.config, args.overrides)
         output = args.output or Path("runs") / Path(args.config).stem / args.split
-        return test(config, args.checkpoint, args.split, output, args.draw)
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        with Group(choose_device(config.train.device)) as group:
+            return test(config, args.checkpoint, args.split, output, args.draw, group)
 
     return exit_code(run, configs.ConfigError)
 

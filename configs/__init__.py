@@ -141,6 +141,7 @@ def _find_lines(node: yaml.Node | None, path: Path, prefix: str, lines: Origins)
 
 def _parse_override(text: str) -> dict[str, Any]:
     key, equals, value_text = text.partition("=")
+    key = key.strip()
     if not equals or not all(key.split(".")):
         raise ConfigError(f"command line: expected key=value (such as train.lr=1e-4), got {text!r}")
     try:

@@ -91,9 +91,21 @@ class Train:
     ap_every: int = 0  # iterations between validation APs; 0 = never (test.py measures it)
     snapshot_every: int = 5000  # iterations between snapshots; 0 = at the end alone
     keep: int = 2  # newest snapshots that are kept
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is one
-    threads: int = 0  # CPU threads of PyTorch; 0 = PyTorch's choice
+    keep_every: int = 0  # snapshots of multiples of this iteration are kept as well; 0 = none
+    nan: Literal["stop", "skip"] = (
+        "stop"  # what to do when loss or gradient is not finite: end the run, or skip the step
+    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # also of test.py; auto: CUDA where there is one
+    threads: int = 0  # CPU threads of PyTorch, also in test.py; 0 = PyTorch's choice
+    # Speed and memory; the published run used none of them.
     channels_last: bool = False  # memory layout of images and features; same results up to rounding
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the network (autocast); the loss has float32
+    tf32: bool = False  # on CUDA: float32 convolutions and products with 10 bits of mantissa
+    compile: bool = False  # torch.compile: a faster network after some minutes of compiling
+    checkpointing: bool = False  # blocks compute their activations again in the backward pass: less memory, slower
+    fused_adam: bool = False  # one kernel for the optimiser's step
+    sync_batch_norm: bool = False  # on CUDA: BatchNorm statistics over all processes' micro-batches, not each its own
+    collective_timeout: int = 600  # seconds that processes wait for one another before the run ends with an error
 
 
 @dataclass(frozen=True)
@@ -176,6 +188,7 @@ def check_values(config: Config, fail: Callable[[str, str], None]) -> None:
     for key in (
         *("model.stacks", "model.stem_width", "model.widths", "model.blocks", "model.pool_width"),
         *("augment.scales", "train.batch", "train.iterations", "train.lr", "train.lr_drops", "train.worker_timeout"),
+        "train.collective_timeout",
         *("train.log_every", "train.keep", "test.scales", "test.corners", "test.pairs", "test.nms_sigma"),
         *("test.merge_exponent", "test.detections"),
     ):
@@ -189,7 +202,14 @@ def check_values(config: Config, fail: Callable[[str, str], None]) -> None:
             "train.workers",
             "train.validate_every",
         ),
-        *("train.validate_images", "train.ap_every", "train.snapshot_every", "train.threads", "test.nms_floor"),
+        *(
+            "train.validate_images",
+            "train.ap_every",
+            "train.snapshot_every",
+            "train.keep_every",
+            "train.threads",
+            "test.nms_floor",
+        ),
         *("test.embedding_distance", "loss.focal_alpha", "loss.focal_beta", "loss.pull", "loss.push", "loss.offset"),
         "loss.margin",
     ):

@@ -3,7 +3,7 @@
 from .coco import CocoIndex, load_index
 from .errors import DataError
 from .evaluation import FIGURES, Evaluation, evaluate
-from .results import read_results, results_name, submission_note, to_results, write_results
+from .results import results_name, submission_note, to_results, write_results
 
 __all__ = [
     "FIGURES",
@@ -12,7 +12,6 @@ __all__ = [
     "Evaluation",
     "evaluate",
     "load_index",
-    "read_results",
     "results_name",
     "submission_note",
     "to_results",

@@ -55,25 +55,6 @@ def write_results(path: str | os.PathLike, results: list[dict]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def read_results(path: str | os.PathLike) -> list[dict]:
-    """Read a result file. DataError if it is missing or is not a list of COCO bounding-box results."""
-    try:
-        results = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}). Give the path of a result file.") from None
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}. Is the file cut short?"
-        ) from None
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error}). Give the result file, not an archive of it.") from None
-    try:
-        check_results(results)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    return results
-
-
 def check_results(results: object) -> None:
     """DataError unless results is a list of COCO bounding-box results."""
     if not isinstance(results, list):
@@ -93,14 +74,14 @@ def check_results(results: object) -> None:
             raise DataError(f"[{i}]: bbox {box!r} and score {result['score']!r} must be finite numbers.")
 
 
-def results_name(split: str, annotation_stem: str, algorithm: str) -> str:
-    """File name for the results of a split whose annotation file is called annotation_stem + ".json".
+def results_name(annotated: bool, annotation_stem: str, algorithm: str) -> str:
+    """File name for the results on images whose annotation file is called annotation_stem + ".json".
 
     Where only the evaluation server has the boxes (an image_info file, as for test-dev2017), this is the name it asks
     for: detections_test-dev2017_<algorithm>_results.json. Otherwise results.json.
     """
     subset = annotation_stem.removeprefix("image_info_")
-    if split != "test" or subset == annotation_stem:
+    if annotated or subset == annotation_stem:
         return "results.json"
     return f"detections_{subset}_{re.sub('[^A-Za-z0-9.-]+', '-', algorithm)}_results.json"
 

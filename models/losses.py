@@ -86,33 +86,36 @@ def at_cells(maps: Tensor, image_index: Tensor, cells: Tensor) -> Tensor:
     return maps.flatten(2)[image_index, :, cells]
 
 
+def stack_loss(
+    maps: Predictions, targets: Mapping[str, KeypointTarget], image_index: Tensor, weights: LossWeights
+) -> LossTerms:
+    """Equation 8 for the predictions of one stack, in float32 at least.
+
+    Every kind of keypoint adds its heatmap and its offset; the two corners, which have embeddings, are grouped.
+    image_index: (N,) the image of each object, in the order of the targets' cells.
+    """
+    embeddings, focal, offset = {}, [], []
+    objects = torch.tensor(len(image_index), dtype=torch.float32) + EPS
+    for name, target in targets.items():
+        wide = torch.promote_types(maps[name].heatmap.dtype, torch.float32)
+        logits, embedding, offsets = (m if m is None else m.to(wide) for m in maps[name])
+        focal.append(focal_loss(logits, target.heatmap, weights.focal_alpha, weights.focal_beta))
+        predicted = at_cells(offsets, image_index, target.cells)  # (N, 2)
+        offset.append(F.smooth_l1_loss(predicted, target.offsets.to(wide), reduction="sum") / objects)
+        if embedding is not None:
+            embeddings[name] = at_cells(embedding, image_index, target.cells)[:, 0]  # (N,)
+    focal, offset = sum(focal), sum(offset)
+    pull, push = embedding_loss(**embeddings, image_index=image_index, batch=len(logits), margin=weights.margin)
+    total = focal + weights.pull * pull + weights.push * push + weights.offset * offset
+    return LossTerms(total, focal, pull, push, offset)
+
+
 def detection_loss(
     outputs: Sequence[Predictions],
     targets: Mapping[str, KeypointTarget],
     image_index: Tensor,
     weights: LossWeights = DEFAULT_WEIGHTS,
 ) -> LossTerms:
-    """Equation 8, averaged over the stacks in `outputs`.
-
-    Every kind of keypoint adds its heatmap and its offset; the two corners, which have embeddings, are grouped.
-    image_index: (N,) the image of each object, in the order of the targets' cells. Computed in float32 at least.
-    """
-    zero = torch.zeros((), dtype=torch.promote_types(outputs[0]["top_left"].heatmap.dtype, torch.float32))
-    focal = pull = push = offset = zero.to(image_index.device)
-    objects = torch.tensor(len(image_index), dtype=torch.float32) + EPS
-    for maps in outputs:
-        embeddings = {}
-        for name, target in targets.items():
-            logits, embedding, offsets = (m if m is None else m.to(zero.dtype) for m in maps[name])
-            focal = focal + focal_loss(logits, target.heatmap, weights.focal_alpha, weights.focal_beta)
-            predicted = at_cells(offsets, image_index, target.cells)  # (N, 2)
-            distance = F.smooth_l1_loss(predicted, target.offsets.to(predicted.dtype), reduction="sum")
-            offset = offset + distance / objects
-            if embedding is not None:
-                embeddings[name] = at_cells(embedding, image_index, target.cells)[:, 0]  # (N,)
-        if embeddings:
-            grouped = embedding_loss(**embeddings, image_index=image_index, batch=len(logits), margin=weights.margin)
-            pull, push = pull + grouped[0], push + grouped[1]
-    focal, pull, push, offset = (term / len(outputs) for term in (focal, pull, push, offset))
-    total = focal + weights.pull * pull + weights.push * push + weights.offset * offset
-    return LossTerms(total, focal, pull, push, offset)
+    """Equation 8, averaged over the stacks in `outputs`; see stack_loss."""
+    stacks = [stack_loss(maps, targets, image_index, weights) for maps in outputs]
+    return LossTerms(*(sum(values) / len(stacks) for values in zip(*stacks, strict=True)))

@@ -35,14 +35,15 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
             f.flush()
             os.fsync(f.fileno())
         os.replace(partial, path)
-    except RuntimeError as e:  # how torch.save reports a failed write
-        raise OSError(f"cannot write {path}: {e}") from e
+    except (RuntimeError, OSError) as e:  # RuntimeError: how torch.save reports a failed write
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        raise OSError(f"cannot write {path}: {reason}; checkpoints written before are untouched") from e
     finally:
         partial.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of ours, or a released `.pkl`, which comes back as {"model": state dict, "released": True}.
+    """Read a checkpoint of ours, or a released `.pkl`, which comes back as {"model": state dict}.
 
     Raises CheckpointError, naming the file, for one that is missing, damaged, or that would run code to be read.
     """
@@ -74,7 +75,7 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"checkpoint {path} is neither one of train.py nor a released state dict: it holds {other!r}, not a tensor"
         )
-    return {"model": {rename(k): v for k, v in state.items()}, "released": True}
+    return {"model": {rename(k): v for k, v in state.items()}}
 
 
 def damaged(path: Path, error: Exception) -> str:
@@ -85,6 +86,46 @@ def damaged(path: Path, error: Exception) -> str:
         f"checkpoint {path} ({path.stat().st_size:,} bytes) is refused: it is damaged, or holds more than tensors and "
         f"plain values ({reason[:200]})"
     )
+
+
+def changed_options(state: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> list[str]:
+    """Options ("key: before -> now") in which a config, as nested dicts, differs from the one of a checkpoint's run.
+
+    Raises CheckpointError if the network does, also where the weights would fit. Fresh weights (bn_init) do not matter.
+    """
+
+    def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        pairs = {}
+        for key, value in values.items():
+            pairs |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        return pairs
+
+    before, now = flat(state.get("config", {})), flat(config)
+    changed = {key: f"{key}: {before[key]} -> {now[key]}" for key in before if key in now and before[key] != now[key]}
+    network = [text for key, text in changed.items() if key.startswith("model.") and key != "model.bn_init"]
+    if network:
+        raise CheckpointError(f"checkpoint {path} is of another network than the config's ({'; '.join(network)})")
+    return list(changed.values())
+
+
+def load_what_fits(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> list[str]:
+    """Copy those weights into the network whose name and shape it has; returns the others, each with its reason.
+
+    For a start from another run's weights, also one of other classes. Raises CheckpointError if nothing fits.
+    """
+    own = network.state_dict()
+    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
+    if not fitting:
+        raise CheckpointError(f"checkpoint {path} is of another network: none of its weights fits the config's")
+    network.load_state_dict({**own, **fitting})
+    left_out = [f"{k} (the network has no such)" for k in weights if k not in own]
+    left_out += [
+        f"{k} (is {list(v.shape)}, the network's {list(own[k].shape)})"
+        for k, v in weights.items()
+        if k in own and v.shape != own[k].shape
+    ]
+    left_out += [f"{k} (is not in the checkpoint)" for k in own if k not in weights and not k.endswith("tracked")]
+    return left_out
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -106,4 +147,10 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) 
             if names
         )
         raise CheckpointError(f"checkpoint {path} is of another network than the config's ({text})")
+    bad = [k for k, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]
+    if bad:
+        raise CheckpointError(
+            f"checkpoint {path} is of a network that has diverged: {len(bad)} of its tensors are not finite "
+            f"({', '.join(bad[:LISTED])}). Take one saved earlier"
+        )
     network.load_state_dict({**own, **weights})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import torch
 
 from db import CocoIndex, DataError, load_index
 from nnet.checkpoint import CheckpointError
+from nnet.distributed import Group
 from nnet.inference import Detector, Found
 from nnet.log import progress_bar
 from nnet.training import RunError
@@ -24,11 +28,15 @@ def exit_code(main: Callable[[], int | None], *bad_input: type[Exception]) -> in
     try:
         return main() or 0
     except (DataError, CheckpointError, *bad_input) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # torchrun's other processes have the same to say
+            print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except (RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return RUN_FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def choose_device(name: str) -> torch.device:
@@ -40,9 +48,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder that a run writes to. DataError if that cannot be."""
+    """Make the folder that a run writes to. DataError if that cannot be, or cannot be written to."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         raise DataError(f"cannot write to the folder {path} ({error.strerror}): name another with --output") from None
 
@@ -73,15 +82,48 @@ def same_categories(index: CocoIndex, ids: Sequence[int], names: Sequence[str], 
     )
 
 
+def stopping_reason(error: Exception, timeout: float) -> str:
+    """What ended a run, for the user. An error that is a fault of the program is raised again.
+
+    timeout: seconds that processes wait for one another.
+    """
+    text = str(error).strip()
+    if isinstance(error, (DataError, RunError)):
+        return text.rstrip(".")
+    last = (text.splitlines() or ["unknown"])[-1].rstrip(".")
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"out of GPU memory ({last}): make the numbers in train.batch smaller (and more of them), or try "
+            "train.checkpointing or train.precision=bfloat16"
+        )
+    if "DataLoader" in text:
+        return (
+            f"loading training data failed: {last}. A worker that was killed has often run out of memory (try fewer "
+            "train.workers); one that timed out waits for its disk (train.worker_timeout)"
+        )
+    if any(word in text.lower() for word in ("gloo", "nccl", "timed out", "connection closed", "connection reset")):
+        return (
+            f"another process of this run has ended, or did not answer within {timeout:.0f} seconds "
+            f"(train.collective_timeout): {last}"
+        )
+    raise error
+
+
 def detect_all(
-    detector: Detector, index: CocoIndex, unreadable: Callable[[str], None], leave: bool = True
+    detector: Detector,
+    index: CocoIndex,
+    group: Group,
+    unreadable: Callable[[str], None],
+    leave: bool = True,
 ) -> Iterator[tuple[int, np.ndarray, Found]]:
     """Detections image by image, with a progress bar: (position in the index, image (H, W, 3) uint8 BGR, detections).
 
-    An image that cannot be read is told to `unreadable` and left out.
+    With several processes, this one's share of the images. One that cannot be read is told to `unreadable`
+    and left out.
     """
     found = 0
-    with progress_bar(range(len(index)), desc="detecting", unit="image", leave=leave) as bar:
+    shown = {"desc": "detecting", "unit": "image", "leave": leave, "disable": not group.first}
+    with progress_bar(group.share(len(index)), **shown) as bar:
         for i in bar:
             try:
                 image = read_image(index.path(i), tuple(index.sizes[i].tolist()))

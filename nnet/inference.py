@@ -12,7 +12,7 @@ from external.soft_nms import soft_nms, soft_nms_merge
 from models.cornernet import KeypointMaps, Predictions
 from models.decode import Detections, decode_corners
 from models.hourglass import feature_size
-from sample.augment import fit_image
+from sample.augment import fit_image, place
 from sample.colour import normalise
 
 REJECTED = -1  # score of a pair of corners that is no detection
@@ -74,12 +74,13 @@ def place_original(height: int, width: int, scale: float, divisor: int = 128) ->
 
 
 def paste(image: np.ndarray, placement: Placement) -> np.ndarray:
-    """The canvas of an image (H, W, 3) uint8 placed by place_original."""
+    """The canvas of an image (H, W, 3) uint8 placed by place_original.
+
+    As in the released code, whose sizes are halved by integer division, an image as high (wide) as the canvas loses its
+    last row (column).
+    """
     height, width = placement.size
-    top, left = placement.border
-    canvas = np.zeros((*placement.canvas, 3), np.uint8)
-    canvas[top : top + height, left : left + width] = cv2.resize(image, (width, height))
-    return canvas
+    return place(cv2.resize(image, (width, height)), width // 2, height // 2, placement.canvas)[0]
 
 
 def detection_rows(found: Detections) -> np.ndarray:
@@ -112,7 +113,7 @@ def suppress(rows: np.ndarray, settings: DetectSettings) -> Found:
     rows: (n, 8) as of to_image, of all scales. With `as_published`, the stale rows that the released suppression leaves
     behind its kept ones are kept too.
     """
-    rows = rows[rows[:, 4] > REJECTED]
+    rows = rows[(rows[:, 4] > REJECTED) & np.isfinite(rows).all(1)]
     options = {
         "method": settings.nms,
         "sigma": settings.nms_sigma,

@@ -1,11 +1,15 @@
 """What a run leaves to be watched: metrics.jsonl, TensorBoard's files, the progress bar, and curves."""
 
+import contextlib
 import json
+import math
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -28,19 +32,56 @@ class RunLog:
     def __init__(self, folder: Path, start: int, end: int):
         self.path = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(self.path) if row["iteration"] <= start] if start else []
+        self.kept = {(row["iteration"], name) for row in kept for name in row}
         partial = self.path.with_name(f".{self.path.name}.partial")
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(partial, self.path)
         self.file = self.path.open("a", buffering=1)
-        self.board = SummaryWriter(folder, purge_step=start + 1 if start else None)
+        if not start:
+            for old in folder.glob("events.out.tfevents.*"):
+                old.unlink()
+        self.board = SummaryWriter(folder, purge_step=start + 1)
         self.bar = progress_bar(total=end, initial=start, desc=folder.name, unit="step")
 
+    def has(self, iteration: int, name: str) -> bool:
+        """Whether a value was logged of this iteration before the run went on."""
+        return (iteration, name) in self.kept
+
     def row(self, iteration: int, **values: Any) -> None:
-        """Log values of this iteration; None where there is none to log."""
-        self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
+        """Log values of this iteration; None where there is none to log, or none that JSON has a number for."""
+        # The gradient's norm, for one, is infinite where float16 has overflowed.
+        values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        try:
+            self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
+        except OSError as error:  # a full disk is no reason to stop; the row is written with one that follows
+            self.say(f"iteration {iteration}: not logged yet: {error}")
         for name, value in values.items():
             if isinstance(value, (int, float)):
-                self.board.add_scalar(name.replace("val_", "val/"), value, iteration)
+                self._show("scalar", name.replace("val_", "val/"), value, iteration)
+
+    def losses(self, iteration: int, terms: list[list[float]], **more: float) -> None:
+        """Log the loss terms of LOSS_TERMS, each a value per stack, and more; show them beside the bar."""
+        means = {name: sum(values) / len(values) for name, values in zip(LOSS_TERMS, terms, strict=True)}
+        self.row(iteration, **means, **more)
+        if len(terms[0]) > 1:
+            for name, values in zip(LOSS_TERMS, terms, strict=True):
+                for stack, value in enumerate(values):
+                    self._show("scalar", f"stack_{stack}/{name}", value, iteration)
+        speed, wait = f"{more['images_per_second']:.1f}", f"{more['data_wait']:.0%}"
+        self.show(means, lr=f"{more['lr']:.2g}", img_s=speed, wait=wait)
+
+    def picture(self, iteration: int, name: str, image: np.ndarray) -> None:
+        """Show a picture (H, W, 3) uint8 BGR in TensorBoard."""
+        self._show("image", name, image[:, :, ::-1].copy(), iteration, dataformats="HWC")
+
+    def _show(self, kind: str, *values: Any, **options: Any) -> None:
+        """Give something to TensorBoard, whose writer does not get over a full disk."""
+        if self.board:
+            try:
+                getattr(self.board, f"add_{kind}")(*values, **options)
+            except OSError as error:
+                self.say(f"nothing more is written for TensorBoard, before --resume: {error}")
+                self.board = None
 
     def step(self) -> None:
         """One more iteration is done."""
@@ -56,28 +97,41 @@ class RunLog:
 
     def close(self) -> None:
         self.bar.close()
-        self.file.close()
-        self.board.close()
+        for file in filter(None, (self.file, self.board)):
+            with contextlib.suppress(OSError):  # a full disk, of which has been told
+                file.close()
 
 
 class NoLog:
-    """What the processes beside the first have for a log."""
+    """What the processes beside the first have for a log: what has to be said goes to stderr."""
 
     def row(self, iteration: int, **values: Any) -> None: ...
     def step(self) -> None: ...
-    def show(self, values: dict[str, float], **more: str) -> None: ...
-    def say(self, text: str) -> None: ...
+    def losses(self, iteration: int, terms: list[list[float]], **more: float) -> None: ...
+    def picture(self, iteration: int, name: str, image: np.ndarray) -> None: ...
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
     def close(self) -> None: ...
 
 
+def peak_memory(device: torch.device) -> float:
+    """Most memory that this process has had so far, in GB: of the GPU, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line that a crash has cut short is left out."""
+    """The rows of a metrics.jsonl; a line that a crash has cut short is left out."""
     rows = []
     for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
+        with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
     return rows
 
 

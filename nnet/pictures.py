@@ -127,19 +127,6 @@ class Panel(NamedTuple):
     smooth: int = 1  # points of the running mean that is drawn over the pale line of the values themselves; 1 = none
 
 
-def plot_curves(
-    path: str | os.PathLike[str],
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    title: str = "",
-    xlabel: str = "",
-    ylabel: str = "",
-    log_y: bool = False,
-    smooth: int = 1,
-) -> None:
-    """Write a line chart of series (name -> (x, y)) as an image; see Panel for the options."""
-    plot_panels(path, [Panel(series, title, xlabel, ylabel, log_y, smooth)])
-
-
 def plot_panels(path: str | os.PathLike[str], panels: Sequence[Panel], columns: int = 2) -> None:
     """Write several charts as one image, `columns` in a row."""
     charts = [draw_chart(panel) for panel in panels]

@@ -62,10 +62,6 @@ class View(NamedTuple):
         """(n, 4) float64 boxes in image pixels -> input pixels, not clipped."""
         return (boxes + self[:2] * 2) * (self[2:] * 2)
 
-    def boxes_to_image(self, boxes: np.ndarray) -> np.ndarray:
-        """(n, 4) float64 boxes in input pixels -> image pixels, not clipped: undoes `boxes_to_input`."""
-        return boxes / (self[2:] * 2) - self[:2] * 2
-
 
 def read_image(path: str | os.PathLike, size: Size | None = None) -> np.ndarray:
     """Decode an image file to uint8 (H, W, 3), BGR. With `size`, its (height, width) must be that.
@@ -87,6 +83,10 @@ def read_image(path: str | os.PathLike, size: Size | None = None) -> np.ndarray:
         raise UnreadableImage(path, "the file is empty")
     if _is_truncated(data):
         raise UnreadableImage(path, "the file is cut short")
+    if image is not None and size is not None and image.shape[:2] != tuple(size):
+        # Some annotate images as they are stored, others as their EXIF tag says to turn them: the size tells which.
+        stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = stored if stored is not None and stored.shape[:2] == tuple(size) else image
     if image is None:
         raise UnreadableImage(path, "not an image that OpenCV can decode")
     if size is not None and image.shape[:2] != tuple(size):

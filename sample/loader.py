@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -239,8 +239,8 @@ def make_loader(
     than `timeout` seconds for its next batch (0: any time).
     """
     _one_thread()  # before the fork: OpenCV's threads do not survive it
-    # Forked workers share the index. Where there is no fork, it is copied to each.
-    fork = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
+    # Forked workers share the index. Elsewhere, or where forking is not safe (macOS), it is copied to each.
+    fork = workers > 0 and sys.platform == "linux"
     # How many workers is the config's choice, also where there are fewer cores.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     return Loader(

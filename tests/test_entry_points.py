@@ -1,5 +1,6 @@
 """train.py and test.py as a user runs them: end to end on drawn data, and every bad input with its message."""
 
+import inspect
 import json
 import os
 import pickle
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -15,47 +17,36 @@ import torch
 
 import test as test_script
 import train as train_script
-from configs import load, to_dict
-from db.toy import draw_toy
+from configs import Config, load, to_dict
+from models.cornernet import cornernet
+from models.losses import LossWeights
 from nnet import checkpoint
+from nnet.inference import Detector, DetectSettings
 from nnet.log import read_metrics
+from nnet.training import Step
+from sample import Augment, Penalty
 
 TINY = """
-model: {stacks: 1, stem_width: 4, widths: [8, 8, 8], blocks: [1, 1, 1], pool_width: 4, bn_init: ones}
-data:
-  root: %s
-  input_size: [95, 95]
-  train: {images: [train], annotations: [annotations/instances_train.json]}
-  val: {images: [val], annotations: [annotations/instances_val.json]}
-  test: {images: [val], annotations: [annotations/image_info_test-dev2017.json]}
-augment: {border: 32}
-train: {batch: [2, 3], iterations: 6, lr_drops: [4], workers: 0, log_every: 2, validate_every: 3, ap_every: 6,
-        snapshot_every: 3, threads: 1, device: cpu}
-test: {corners: 20, pairs: 50}
+train: {iterations: 6, lr_drops: [4], log_every: 2, validate_every: 3, ap_every: 6, snapshot_every: 3}
 """
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "toy"
-    draw_toy(folder, seed=1, images=20, size=95)
-    info = json.loads((folder / "annotations" / "instances_val.json").read_text())
-    info.pop("annotations")
-    (folder / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(info))
-    return folder
+def test_defaults_of_the_schema_are_those_of_the_parts():
+    """A part used without a config does what the paper's config has it do."""
+    config = Config()
+    assert Augment(**asdict(config.augment) | {"scales": tuple(config.augment.scales)}) == Augment()
+    assert Penalty(**asdict(config.penalty)) == Penalty()
+    assert LossWeights(**asdict(config.loss)) == LossWeights()
+    assert DetectSettings(**asdict(config.test) | {"scales": tuple(config.test.scales)}) == DetectSettings()
+    ours, parameters = asdict(config.model), inspect.signature(cornernet).parameters
+    default = {name: p.default for name, p in parameters.items() if name in ours}
+    assert {k: list(v) if isinstance(v, tuple) else v for k, v in default.items()} | {"detector": "cornernet"} == ours
 
 
 @pytest.fixture(scope="module")
-def config(toy):
-    path = toy.parent / "tiny.yaml"
-    path.write_text(TINY % toy)
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def run(config, toy):
+def run(config, tmp_path_factory):
     """A finished run of 6 iterations."""
-    output = toy.parent / "run"
+    output = tmp_path_factory.mktemp("finished") / "run"
     assert train_script.main([config, "--output", str(output)]) == 0
     return output
 
@@ -138,11 +129,15 @@ def test_evaluate(config, run, toy, tmp_path, capsys):
     assert len(list((output / "pictures").iterdir())) == 2
 
 
-def test_test_dev_file_name_and_how_to_submit(config, run, tmp_path, capsys):
-    output = tmp_path / "dev"
-    arguments = [config, "--checkpoint", run / "last.pt", "--split", "test", "--output", output]
+def test_test_dev_file_name_and_how_to_submit(config, run, toy, tmp_path, capsys):
+    info = json.loads((toy / "annotations" / "instances_val.json").read_text())
+    info.pop("annotations")
+    annotations = tmp_path / "image_info_test-dev2017.json"
+    annotations.write_text(json.dumps(info))
+    split = f"data.test={{images: [val], annotations: [{annotations}]}}"
+    arguments = [config, split, "--checkpoint", run / "last.pt", "--split", "test", "--output", tmp_path / "dev"]
     assert test_script.main([str(a) for a in arguments]) == 0
-    assert (output / "detections_test-dev2017_cornernet-last_results.json").is_file()
+    assert (tmp_path / "dev" / "detections_test-dev2017_cornernet-last_results.json").is_file()
     assert "to submit: zip" in capsys.readouterr().out
 
 
@@ -163,6 +158,8 @@ BAD_CONFIGS = [
     (["train.batch=" + str([1] * 17).replace(" ", "")], ["more micro-batches (17)", "(16)"]),
     (["data.root=/nowhere"], ["/nowhere", "no such annotation file"]),
     (["data.train.images=[nowhere]"], ["nowhere", "image folder"]),
+    (["train.batch=[1]", "data.input_size=[16,16]"], ["data.input_size", "one cell at the bottom"]),
+    (["train.sync_batch_norm=true"], ["train.sync_batch_norm needs CUDA"]),
 ]
 
 
@@ -277,6 +274,52 @@ def test_checkpoint_of_other_classes(config, run, toy, capsys, tmp_path):
     assert "comet" in line and "star" in line
 
 
+def test_another_network_of_the_same_shape(config, run, capsys, tmp_path):
+    other = "model.corner_pooling=false"
+    for main, *more in ((test_script.main, "--checkpoint"), (train_script.main, "--resume")):
+        line = refused(capsys, main, config, other, *more, run / "last.pt", "--output", tmp_path / "o")
+        assert "of another network" in line and "model.corner_pooling: True -> False" in line
+
+
+def test_resume_with_other_options_says_so(config, run, tmp_path, capsys):
+    arguments = ["--resume", str(run / "00000003.pt"), "--output", str(tmp_path / "r")]
+    assert train_script.main([config, "train.lr=1e-3", "train.iterations=4", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "train.lr: 0.00025 -> 0.001" in printed and "train.iterations: 6 -> 4" in printed
+
+
+def test_resume_takes_no_override_for_its_path(config, tmp_path):
+    arguments = ["--output", str(tmp_path / "r"), "--resume", "train.iterations=1"]
+    assert train_script.main([config, *arguments]) == 0
+    assert checkpoint.load(tmp_path / "r" / "last.pt")["iteration"] == 1
+
+
+def test_resume_from_an_older_snapshot_leaves_none_of_the_later(config, run, tmp_path):
+    output = tmp_path / "r"
+    shutil.copytree(run, output)
+    arguments = ["--output", str(output), "--resume", str(output / "00000003.pt")]
+    assert train_script.main([config, "train.keep=1", "train.snapshot_every=1", "train.iterations=5", *arguments]) == 0
+    assert sorted(p.name for p in output.glob("0*.pt")) == ["00000005.pt"]
+    assert checkpoint.load(output / "last.pt")["iteration"] == 5
+
+
+def test_resume_without_last_takes_the_newest_snapshot(config, run, tmp_path, capsys):
+    """A run killed between writing its first snapshot and naming it."""
+    output = tmp_path / "r"
+    output.mkdir()
+    shutil.copy(run / "00000003.pt", output)
+    assert "holds a run already" in refused(capsys, train_script.main, config, "--output", output)
+    assert train_script.main([config, "--output", str(output), "--resume"]) == 0
+    assert "after 3 of 6" in capsys.readouterr().out
+
+
+def test_resume_from_elsewhere_into_a_used_folder(config, run, tmp_path, capsys):
+    output = tmp_path / "r"
+    shutil.copytree(run, output)
+    line = refused(capsys, train_script.main, config, "--output", output, "--resume", run / "00000003.pt")
+    assert "holds another run" in line
+
+
 def test_a_run_is_not_overwritten(config, run, capsys):
     line = refused(capsys, train_script.main, config, "--output", run)
     assert "holds a run already" in line and "--resume" in line
@@ -288,6 +331,78 @@ def test_output_that_cannot_be_made(config, run, capsys, tmp_path):
     assert "cannot write to the folder" in line and "--output" in line
     line = refused(capsys, test_script.main, config, "--checkpoint", run / "last.pt", "--output", tmp_path / "file")
     assert "cannot write to the folder" in line
+
+
+def test_validation_without_objects(config, toy, capsys, tmp_path):
+    folder = spoil(toy, tmp_path, lambda c, f: None)
+    path = folder / "annotations" / "instances_val.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    arguments = [config, f"data.root={folder}", "--output", str(tmp_path / "r")]
+    line = refused(capsys, train_script.main, *arguments)
+    assert "data.val has no objects" in line and "train.ap_every=0" in line
+    assert train_script.main([*arguments, "train.ap_every=0"]) == 0
+    evaluated = ["--checkpoint", str(tmp_path / "r" / "last.pt"), "--output", str(tmp_path / "e")]
+    assert test_script.main([config, f"data.root={folder}", *evaluated]) == 0
+    assert "has no boxes" in capsys.readouterr().out
+
+
+def test_a_signal_during_validation_is_heeded_at_once(config, tmp_path, monkeypatch):
+    """What was saved before the validation stays, the validation is cut short, and the run ends."""
+    looked_at = []
+    detect = Detector.__call__
+
+    def slow(self, image):
+        looked_at.append(1)
+        signal.raise_signal(signal.SIGTERM)
+        return detect(self, image)
+
+    monkeypatch.setattr(Detector, "__call__", slow)
+    overrides = ["train.ap_every=3", "train.iterations=20", "train.validate_every=0"]
+    assert train_script.main([config, *overrides, "--output", str(tmp_path / "r")]) == 128 + signal.SIGTERM
+    assert len(looked_at) == 1
+    assert checkpoint.load(tmp_path / "r" / "last.pt")["iteration"] == 4
+    assert not any("val_AP" in row for row in read_metrics(tmp_path / "r" / "metrics.jsonl"))
+
+
+def test_a_fault_of_the_program_keeps_what_was_computed(config, tmp_path, monkeypatch):
+    step, steps = Step.__call__, []
+
+    def faulty(self, batches):
+        steps.append(1)
+        if len(steps) == 3:
+            raise ZeroDivisionError("a fault")
+        return step(self, batches)
+
+    monkeypatch.setattr(Step, "__call__", faulty)
+    with pytest.raises(ZeroDivisionError):
+        train_script.main([config, "train.snapshot_every=0", "--output", str(tmp_path / "r")])
+    assert checkpoint.load(tmp_path / "r" / "last.pt")["iteration"] == 2
+
+
+def test_out_of_gpu_memory_says_what_to_do(config, tmp_path, monkeypatch, capsys):
+    def full(self, batches):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(Step, "__call__", full)
+    line = refused(capsys, train_script.main, config, "--output", tmp_path / "r", code=1)
+    assert "out of GPU memory" in line and "train.batch" in line
+
+
+def test_unreadable_images_in_an_evaluation(config, run, toy, capsys, tmp_path):
+    folder = spoil(toy, tmp_path, lambda c, f: (f / "val" / "000018.jpg").write_bytes(b"no image") and None)
+    arguments = ["--checkpoint", run / "last.pt", "--output", tmp_path / "e", "--draw", "9"]
+    line = refused(capsys, test_script.main, config, f"data.root={folder}", *arguments, code=1)
+    assert "1 of 4 images could not be read" in line
+    assert json.loads((tmp_path / "e" / "metrics.json").read_text())["unreadable"] == 1
+    assert len(list((tmp_path / "e" / "pictures").iterdir())) == 3
+
+
+def test_weights_that_are_not_finite(config, run, capsys, tmp_path):
+    state = torch.load(run / "last.pt", weights_only=True)
+    next(iter(state["model"].values())).fill_(float("nan"))
+    torch.save(state, tmp_path / "nan.pt")
+    line = refused(capsys, test_script.main, config, "--checkpoint", tmp_path / "nan.pt")
+    assert "diverged" in line
 
 
 def test_no_split(config, run, capsys):
@@ -316,7 +431,7 @@ def test_an_unreadable_image_is_told_and_too_many_end_the_run(config, toy, capsy
 def test_a_diverged_run_ends_and_keeps_the_last_good_state(config, capsys, tmp_path):
     overrides = ["train.lr=1e30", "train.snapshot_every=1", "train.log_every=1", "train.validate_every=0"]
     line = refused(capsys, train_script.main, config, *overrides, "--output", tmp_path / "r", code=1)
-    assert "loss not finite" in line and "train.lr" in line
+    assert "focal, pull, push, offset not finite, on" in line and "train.lr" in line and ".jpg" in line
 
 
 def start(config, *arguments):

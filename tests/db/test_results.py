@@ -4,7 +4,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from db import DataError, read_results, results_name, submission_note, to_results, write_results
+from db import DataError, results_name, submission_note, to_results, write_results
+from db.results import check_results
 
 INDEX = SimpleNamespace(image_ids=np.array([5, 7]), category_ids=(1, 3))
 
@@ -37,42 +38,33 @@ def test_write_and_read(tmp_path):
     results = to_results(INDEX, 0, np.float32([[1, 2, 3.3, 4.7]]), np.float32([0.3]), np.array([1]), None)
     path = tmp_path / "new" / "results.json"
     write_results(path, results)
-    assert read_results(path) == results
+    assert json.loads(path.read_text()) == results
     with pytest.raises(DataError, match=r"results\.json: not written: .*NaN"):
         write_results(path, [{"score": float("nan")}])
-    assert read_results(path) == results and [p.name for p in path.parent.iterdir()] == ["results.json"]
+    assert json.loads(path.read_text()) == results and [p.name for p in path.parent.iterdir()] == ["results.json"]
 
 
 GOOD = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("results", "message"),
     [
-        ("[", r"r\.json: not JSON: .*line 1, column 2"),
-        ("{}", r"r\.json: not COCO results: a dict"),
-        ("[3]", r"r\.json: .*\[0\] is a int"),
-        (json.dumps([GOOD, {"image_id": 1}]), r"r\.json: .*\[1\]\.category_id is missing"),
-        (json.dumps([GOOD | {"bbox": [1, 2]}]), r"r\.json: \[0\]\.bbox is \[1, 2\]"),
-        (json.dumps([GOOD | {"score": float("nan")}]), r"r\.json: \[0\]: .*finite"),
-        (json.dumps([GOOD | {"image_id": "1"}]), r"r\.json: \[0\]: image_id and category_id must be whole"),
+        ({}, "not COCO results: a dict"),
+        ([3], r"\[0\] is a int"),
+        ([GOOD, {"image_id": 1}], r"\[1\]\.category_id is missing"),
+        ([GOOD | {"bbox": [1, 2]}], r"\[0\]\.bbox is \[1, 2\]"),
+        ([GOOD | {"score": float("nan")}], r"\[0\]: .*finite"),
+        ([GOOD | {"image_id": "1"}], r"\[0\]: image_id and category_id must be whole"),
     ],
 )
-def test_bad_results(tmp_path, text, message):
-    (tmp_path / "r.json").write_text(text)
+def test_bad_results(results, message):
     with pytest.raises(DataError, match=message):
-        read_results(tmp_path / "r.json")
-
-
-def test_missing_results(tmp_path):
-    with pytest.raises(DataError, match=r"r\.json: cannot be read \(No such file"):
-        read_results(tmp_path / "r.json")
+        check_results(results)
 
 
 def test_names_and_note():
-    assert (
-        results_name("test", "image_info_test-dev2017", "my net_2") == "detections_test-dev2017_my-net-2_results.json"
-    )
-    assert results_name("val", "instances_val2017", "x") == results_name("test", "mine", "x") == "results.json"
+    assert results_name(False, "image_info_test-dev2017", "my net_2") == "detections_test-dev2017_my-net-2_results.json"
+    assert results_name(True, "image_info_x", "x") == results_name(False, "mine", "x") == "results.json"
     note = submission_note("out/detections_test-dev2017_x_results.json")
     assert "out/detections_test-dev2017_x_results.zip" in note and "\n" not in note

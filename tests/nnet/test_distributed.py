@@ -2,20 +2,22 @@
 
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from db import DataError
 from models.cornernet import cornernet
 from models.losses import LossWeights
 from nnet.distributed import Group
-from nnet.training import Objective, train_step
+from nnet.training import Objective, Step
 from sample import Batch, Penalty
 
 BATCH = [2, 3, 1]
-STEPS = 3
+STEPS = 5
 
 
 def micro_batch(step, number):
@@ -30,45 +32,62 @@ def micro_batch(step, number):
     return Batch(images, boxes, labels, image_index, None, torch.arange(size), [])
 
 
+# CornerNet of two stacks, and of one stack without corner pooling.
+NETWORKS = {"stacked": {"stacks": 2}, "unpooled": {"stacks": 1, "corner_pooling": False}}
+
+
 class InDouble(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, name):
         super().__init__()
         torch.manual_seed(0)
-        self.network = cornernet(3, 2, 4, [4, 6], [1, 1], 2).double()
+        small = {"stem_width": 4, "widths": [4, 6], "blocks": [1, 1], "pool_width": 2}
+        self.network = cornernet(3, **small | NETWORKS[name]).double()
 
     def forward(self, images, every_stack):
         return self.network(images.double(), every_stack)
 
 
-def run(rank, size, port, path):
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def run(path, name):
     torch.set_num_threads(1)
     with Group(torch.device("cpu")) as group:
-        network = InDouble()
-        parallel = group.wrap(network)
+        network = InDouble(name)
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-        objective, losses = Objective(3, Penalty(), LossWeights()), []
+        batch, mine = group.deal(BATCH)
+        make = Step(network, optimizer, Objective(3, Penalty(), LossWeights()), group, len(batch))
+        losses = []
         for step in range(STEPS):
-            batches = [micro_batch(step, number) for number in group.deal(BATCH)]
-            values = train_step(parallel, optimizer, objective, batches, len(BATCH), group.size)
+            values, _ = make([micro_batch(step, number) for number in mine])
             losses.append(group.sum(values))
-        assert group.any(rank == size - 1) and not group.any(False)
+        assert group.any(group.rank == group.size - 1) and not group.any(False)
+        assert group.counts(1, group.rank) == [group.size, sum(range(group.size))]
+        gathered = group.gather([group.rank] * 2)
+        assert gathered == (sorted(list(range(group.size)) * 2) if group.first else [])
+        group.wait()
         if group.first:
             torch.save({"state": network.state_dict(), "losses": torch.stack(losses)}, path)
 
 
+def start(rank, size, port, path, name):
+    """This file as a script in a process of its own, as torchrun would start it."""
+    root = str(Path(__file__).parents[2])
+    more = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment = os.environ | {name: str(value) for name, value in more.items()} | {"PYTHONPATH": root}
+    return subprocess.Popen([sys.executable, __file__, str(path), name], env=environment, cwd=root)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("size", [2, 3])
-def test_processes_compute_the_update_of_one(tmp_path, size):
+def test_processes_compute_the_update_of_one(tmp_path, size, name):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    mp.start_processes(run, (size, port, tmp_path / "many.pt"), nprocs=size, start_method="fork")
-    environment = dict(os.environ)
+    processes = [start(rank, size, port, tmp_path / "many.pt", name) for rank in range(size)]
     try:
-        run(0, 1, port, tmp_path / "one.pt")
+        run(tmp_path / "one.pt", name)
+        assert [process.wait(timeout=120) for process in processes] == [0] * size
     finally:
-        os.environ.clear()
-        os.environ.update(environment)
+        for process in processes:
+            process.kill()
     one, many = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "many.pt")
     torch.testing.assert_close(many["losses"], one["losses"], rtol=1e-6, atol=1e-9)
     for name, value in one["state"].items():
@@ -77,7 +96,14 @@ def test_processes_compute_the_update_of_one(tmp_path, size):
 
 def test_more_processes_than_micro_batches(monkeypatch):
     group = Group(torch.device("cpu"))
-    assert group.deal([4, 5, 5]) == [0, 1, 2] and group.first
+    assert group.deal([4, 5, 5]) == ([4, 5, 5], [0, 1, 2]) and group.first
     group.size = 4
+    assert group.deal([10]) == ([3, 3, 2, 2], [0])
+    with pytest.raises(DataError, match="fewer images than there are processes"):
+        group.deal([3])
     with pytest.raises(DataError, match="fewer micro-batches than there are processes"):
         group.deal([4, 5, 5])
+
+
+if __name__ == "__main__":
+    run(*sys.argv[1:])

@@ -48,6 +48,14 @@ def test_placement_by_hand():
     assert (canvas[38:88, 52:202] == 200).all() and canvas.astype(int).sum() == 200 * 50 * 150 * 3
 
 
+def test_an_image_as_large_as_the_canvas_is_pasted_as_a_training_crop_is():
+    """The released code halves sizes by integer division: the last row and column are lost."""
+    image = np.random.default_rng(0).integers(1, 255, (127, 255, 3), dtype=np.uint8)
+    canvas = paste(image, place_original(127, 255, 1.0, divisor=128))
+    assert np.array_equal(canvas[:126, :254], image[:126, :254])
+    assert not canvas[126].any() and not canvas[:, 254].any()
+
+
 def row(x1, y1, x2, y2, score=0.9, label=0):
     return [x1, y1, x2, y2, score, 0.8, 0.7, label]
 

@@ -12,7 +12,6 @@ from nnet.pictures import (
     draw_chart,
     draw_detections,
     draw_heatmap,
-    plot_curves,
     plot_panels,
     side_by_side,
     write_image,
@@ -120,7 +119,7 @@ def test_panels_fill_rows(tmp_path):
     panel = Panel({"a": ([0, 1], [0, 1])})
     plot_panels(tmp_path / "three.png", [panel] * 3)
     assert cv2.imread(str(tmp_path / "three.png")).shape == (840, 1280, 3)
-    plot_curves(tmp_path / "deep" / "one.png", panel.series, "title", "x", "y")
+    plot_panels(tmp_path / "deep" / "one.png", [panel])
     assert cv2.imread(str(tmp_path / "deep" / "one.png")).shape == (420, 640, 3)
 
 

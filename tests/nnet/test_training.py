@@ -8,16 +8,17 @@ import torch
 
 from models.cornernet import cornernet
 from models.losses import LossWeights
+from nnet.distributed import Group
 from nnet.training import (
     Objective,
     RunError,
     Signals,
-    Unreadable,
+    Step,
+    UnreadableCount,
     kept_statistics,
     learning_rate,
     random_state,
     restore_random_state,
-    train_step,
     validation_loss,
 )
 from sample import Batch, Penalty
@@ -47,19 +48,24 @@ def network(seed=0):
     return cornernet(3, **SMALL)
 
 
+def stepper(net, optimizer, in_all=1, objective=OBJECTIVE, **more):
+    return Step(net, optimizer, objective, Group(torch.device("cpu")), in_all, **more)
+
+
 def test_gradients_are_the_mean_over_micro_batches_and_statistics_those_of_the_first():
     batches = [batch(2, 5, 0), batch(3, 0, 1), batch(1, 9, 2)]
     separate, expected, totals = [network() for _ in batches], {}, []
     for net, part in zip(separate, batches, strict=True):
         net.train()
-        terms = OBJECTIVE(net, part)
-        terms.total.backward()
-        totals.append(terms.total.item())
+        total = OBJECTIVE(net, part).total.mean()
+        total.backward()
+        totals.append(total.item())
         for name, p in net.named_parameters():
             expected[name] = expected.get(name, 0) + p.grad / 3
     net = network()
-    values = train_step(net, torch.optim.SGD(net.parameters(), lr=0.0), OBJECTIVE, batches, len(batches))
-    assert values[0].item() == pytest.approx(sum(totals) / 3, rel=1e-6)
+    values, norm = stepper(net, torch.optim.SGD(net.parameters(), lr=0.0), len(batches))(batches)
+    assert values.shape == (5, 2) and values[0].mean().item() == pytest.approx(sum(totals) / 3, rel=1e-6)
+    assert norm.item() == pytest.approx(sum(g.square().sum().item() for g in expected.values()) ** 0.5, rel=1e-5)
     for name, p in net.named_parameters():
         torch.testing.assert_close(p.grad, expected[name])
     for name, value in net.named_buffers():
@@ -79,7 +85,7 @@ def test_kept_statistics_still_normalises_by_the_batch():
 @pytest.mark.parametrize("objects", [0, 1, 500])
 def test_one_image_with_any_number_of_objects(objects):
     net = network()
-    values = train_step(net, torch.optim.Adam(net.parameters()), OBJECTIVE, [batch(1, objects, objects)], 1)
+    values, _ = stepper(net, torch.optim.Adam(net.parameters()))([batch(1, objects, objects)])
     assert values.isfinite().all()
     assert all(p.isfinite().all() for p in net.parameters())
 
@@ -97,7 +103,7 @@ def test_validation_loss_weighs_by_images_and_leaves_the_network_alone():
     parts = [batch(3, 5, 0), batch(1, 2, 1)]
     found = validation_loss(net, OBJECTIVE, parts, torch.device("cpu"))
     with torch.no_grad():
-        each = [OBJECTIVE(net.eval(), part).total.item() for part in parts]
+        each = [OBJECTIVE(net.eval(), part).total.mean().item() for part in parts]
     assert found.total == pytest.approx((3 * each[0] + each[1]) / 4, rel=1e-6)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
@@ -117,28 +123,34 @@ def test_random_state_round_trip():
 
 def test_unreadable_images_are_told_once_and_end_the_run_past_one_percent():
     bad = UnreadableSample("a.jpg", "the file is empty")
-    counter = Unreadable(1000)
-    assert counter.add(batch(4, 0, 0, [bad])) == ["skipped a.jpg: the file is empty"]
-    assert counter.add(batch(4, 0, 0, [bad])) == []
-    for _ in range(50):  # 2 of 210: not yet
-        try:
-            counter.add(batch(4, 0, 0))
-        except RunError:
-            assert counter.seen >= 200
-            break
-    assert counter.failures == 2
-    counter = Unreadable(16)
-    with pytest.raises(RunError, match=r"1 of the 17 images seen could not be read, more than 1%: a\.jpg: the file"):
-        for _ in range(4):
-            counter.add(batch(4, 0, 0, [bad] if counter.seen == 0 else []))
+    count = UnreadableCount(1000)
+    assert count.add(batch(4, 0, 0, [bad])) == ["skipped a.jpg: the file is empty"]
+    assert count.add(batch(4, 0, 0, [bad])) == []
+    assert (count.seen, count.failures) == (10, 2)
+    count.judge(199, 199)  # too early to tell
+    count.judge(200, 2)
+    with pytest.raises(RunError, match=r"3 of the 200 images seen .* more than 1% \(a\.jpg: the file is empty\)"):
+        count.judge(200, 3)
+    small = UnreadableCount(16)
+    small.judge(15, 1)
+    with pytest.raises(RunError, match="1 of the 16 images"):
+        small.judge(16, 1)
 
 
-def test_a_signal_asks_to_stop_and_the_next_acts_as_before():
-    previous = signal.getsignal(signal.SIGTERM)
+def test_a_signal_asks_to_stop_and_a_later_one_acts_as_before(monkeypatch):
+    acted = []
+    before = signal.signal(signal.SIGTERM, lambda *_: acted.append(1))
     signals = Signals()
-    signal.raise_signal(signal.SIGTERM)
-    assert signals.stop == signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) == previous
+    try:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # the same once more, passed on by torchrun
+        assert signals.stop == signal.SIGTERM and not acted
+        monkeypatch.setattr(Signals, "SAME", 0.0)
+        signal.raise_signal(signal.SIGTERM)
+        assert acted == [1]
+    finally:
+        signals.restore()
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_dead_worker_is_reported_after_the_step():

@@ -1,0 +1,269 @@
+"""Kill a training run again and again, and see that nothing is lost:
+
+python -m benchmarks.faults [--kills 40] [--seed 0] [--output FILE]
+
+A small run on toy data goes through once undisturbed. Then the same run is killed (SIGKILL) at random moments, half of
+them from its start to some seconds into training, half while it writes a checkpoint, and resumed each time until it is
+done; should it be done before enough kills, another is begun. Prints a table, and writes it to FILE. Exit code 1 if a
+checkpoint was damaged, a run hung, or the result differs from that of the undisturbed run.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import torch
+from tqdm import tqdm
+
+from db.toy import draw_toy
+from nnet import checkpoint
+from nnet.log import read_metrics
+
+ROOT = Path(__file__).resolve().parent.parent
+ITERATIONS = 150
+HANG = 120  # seconds without a step, or without an end, after which a run counts as hung
+TRAINING = 2.0  # seconds of training up to which it is killed, in the half not aimed at a save
+# Many parameters in the inner level, where there are few pixels: steps are fast, saving takes as long as they do.
+CONFIG = """
+model: {stacks: 1, stem_width: 4, widths: [8, 8, 160], blocks: [1, 1, 1], pool_width: 4, bn_init: ones}
+data:
+  root: %s
+  input_size: [95, 95]
+  train: {images: [train], annotations: [annotations/instances_train.json]}
+  test: null
+augment: {border: 32}
+train: {batch: [2, 3], iterations: %d, lr_drops: [100], workers: 1, log_every: 1, validate_every: 0, snapshot_every: 1,
+        threads: 1, device: cpu}
+"""
+
+
+@dataclass
+class Tally:
+    """What the kills have done."""
+
+    kills: int = 0
+    saving: int = 0  # kills that a partly written checkpoint was left by
+    starting: int = 0  # kills before the first step after a start
+    corrupt: int = 0
+    hangs: int = 0
+    lost: int = 0  # most iterations that were logged and not in a checkpoint
+    runs: int = 0
+    unequal: list[str] = field(default_factory=list)  # what differed from the undisturbed run
+
+    def rows(self, seconds: float) -> list[tuple[str, str]]:
+        return [
+            ("kills", f"{self.kills}"),
+            ("of them while a checkpoint was being written", f"{self.saving}"),
+            ("of them before the first step", f"{self.starting}"),
+            ("corrupt checkpoints", f"{self.corrupt}"),
+            ("hangs", f"{self.hangs}"),
+            ("largest loss, in iterations (a snapshot after each)", f"{self.lost}"),
+            ("runs that were killed and resumed until done", f"{self.runs}"),
+            ("weights, optimiser, log equal to the undisturbed run's", "; ".join(self.unequal) or "yes"),
+            ("minutes", f"{seconds / 60:.1f}"),
+        ]
+
+    @property
+    def good(self) -> bool:
+        return not (self.corrupt or self.hangs or self.unequal)
+
+
+class Hang(Exception):
+    """A run that makes no step, or does not end."""
+
+
+def start(config: Path, folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "train.py", str(config), "--output", str(folder), "--resume"]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=(folder.parent / "stderr.txt").open("a"),
+        start_new_session=True,
+    )
+
+
+def rows(folder: Path) -> list[dict]:
+    return read_metrics(folder / "metrics.jsonl")
+
+
+def partial(folder: Path) -> set[tuple[str, int]]:
+    """The checkpoint that is being written, or was when the run was killed: name and inode of its file."""
+    found = set()
+    for path in folder.glob(".[0-9]*.pt.partial"):
+        with suppress(FileNotFoundError):  # it is done meanwhile
+            found.add((path.name, path.stat().st_ino))
+    return found
+
+
+def wait(process: subprocess.Popen, condition, seconds: float = HANG) -> bool:
+    """Wait for a condition; False if the process ends before it holds. Raises Hang."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None:
+            return False
+        if time.monotonic() > end:
+            raise Hang
+        time.sleep(0.002)
+    return True
+
+
+def wait_to_kill(process: subprocess.Popen, folder: Path, aim: bool, random: Random, ready: float) -> bool:
+    """Wait for a random moment, while a checkpoint is being written if aimed; False if the run ended before.
+
+    ready: seconds from a start to the first step.
+    """
+    if not aim:
+        try:
+            process.wait(random.uniform(0, ready + TRAINING))
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+    done = len(rows(folder))
+    if not wait(process, lambda: len(rows(folder)) != done):
+        return False
+    time.sleep(random.uniform(0, 1))
+    while True:
+        if not wait(process, lambda: partial(folder)):
+            return False
+        time.sleep(random.uniform(0, 0.03))
+        if partial(folder):
+            return True
+
+
+def check(folder: Path) -> tuple[int, bool]:
+    """Iteration of the newest checkpoint of a run that was killed, 0 if there is none, and whether all are whole."""
+    newest, whole = 0, True
+    for path in sorted(folder.glob("*.pt")):
+        try:
+            newest = max(newest, checkpoint.load(path)["iteration"])
+        except checkpoint.CheckpointError as error:
+            tqdm.write(f"corrupt: {error}")
+            whole = False
+    return newest, whole
+
+
+def differences(run: Path, undisturbed: Path) -> list[str]:
+    """In what a finished run differs from the undisturbed one."""
+
+    def tensors(value, name: str = "") -> dict[str, torch.Tensor]:
+        if isinstance(value, torch.Tensor):
+            return {name: value}
+        pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        return {k: v for key, part in pairs for k, v in tensors(part, f"{name}.{key}").items()}
+
+    found = []
+    a, b = (checkpoint.load(folder / "last.pt") for folder in (run, undisturbed))
+    for part in ("model", "optimizer", "random"):
+        one, other = tensors(a[part]), tensors(b[part])
+        if one.keys() != other.keys() or not all(torch.equal(one[k], other[k]) for k in one):
+            found.append(f"{part} differs")
+    logs = [[(row["iteration"], row["loss"], row["gradient_norm"]) for row in rows(f)] for f in (run, undisturbed)]
+    if logs[0] != logs[1]:
+        found.append("metrics.jsonl differs")
+    if [row[0] for row in logs[1]] != list(range(1, ITERATIONS + 1)):
+        found.append("metrics.jsonl has doubled or lost rows")
+    if list(run.glob(".*")):
+        found.append("files are left over")
+    return found
+
+
+def finish(process: subprocess.Popen, tally: Tally) -> None:
+    """Wait for the end of a run; one that hangs is killed and counted."""
+    try:
+        if process.wait(HANG + ITERATIONS) != 0:
+            tally.unequal.append(f"exit code {process.returncode}")
+    except subprocess.TimeoutExpired:
+        tally.hangs += 1
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def run(kills: int, seed: int, folder: Path) -> Tally:
+    """All of it, in a folder that is empty."""
+    random, tally = Random(seed), Tally()
+    draw_toy(folder / "toy", seed=0, images=40, size=95)
+    config = folder / "config.yaml"
+    config.write_text(CONFIG % (folder / "toy", ITERATIONS))
+    undisturbed = folder / "undisturbed"
+    begun = time.monotonic()
+    process = start(config, undisturbed)
+    wait(process, lambda: rows(undisturbed))
+    ready = time.monotonic() - begun
+    finish(process, tally)
+    if tally.hangs or tally.unequal:
+        tally.unequal.append("the undisturbed run failed")
+        return tally
+    size = (undisturbed / "last.pt").stat().st_size
+    tqdm.write(f"undisturbed: {ITERATIONS} iterations in {time.monotonic() - begun:.0f} s, checkpoints {size:,} bytes")
+
+    aims = [i % 2 == 0 for i in range(kills)]
+    random.shuffle(aims)
+    current = folder / "run_0"
+    with tqdm(total=kills, desc="kills", dynamic_ncols=True, mininterval=0.2 if sys.stderr.isatty() else 20) as bar:
+        while tally.kills < kills:
+            before = check(current)[0], partial(current)
+            process = start(config, current)
+            try:
+                killed = wait_to_kill(process, current, aims[tally.kills], random, ready)
+            except Hang:
+                tally.hangs += 1
+                killed = True
+            if not killed:  # the run is done
+                finish(process, tally)
+                compare(current, undisturbed, tally)
+                current = folder / f"run_{tally.runs}"
+                continue
+            process.kill()
+            process.wait()
+            logged = [row["iteration"] for row in rows(current)]
+            newest, whole = check(current)
+            tally.kills += 1
+            saving = bool(partial(current) - before[1])
+            tally.saving += saving
+            tally.starting += newest == before[0] and not saving
+            tally.corrupt += not whole
+            tally.lost = max(tally.lost, max(logged, default=0) - newest)
+            bar.update()
+            bar.set_postfix(
+                iteration=newest, saving=tally.saving, corrupt=tally.corrupt, hangs=tally.hangs, lost=tally.lost
+            )
+    finish(start(config, current), tally)
+    compare(current, undisturbed, tally)
+    return tally
+
+
+def compare(current: Path, undisturbed: Path, tally: Tally) -> None:
+    tally.runs += 1
+    tally.unequal += [f"run {tally.runs}: {text}" for text in differences(current, undisturbed)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description="Kill a run, and resume it.")
+    parser.add_argument("--kills", type=int, default=40, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table to this file as well")
+    args = parser.parse_args()
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="faults_") as folder:
+        tally = run(args.kills, args.seed, Path(folder))
+        if not tally.good:
+            print((Path(folder) / "stderr.txt").read_text()[-3000:], file=sys.stderr)
+    lines = ["| | |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in tally.rows(time.monotonic() - begun))]
+    table = "\n".join(lines) + "\n"
+    print(table, end="")
+    if args.output:
+        args.output.write_text(table)
+    return 0 if tally.good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Speed and memory of a training step, by option of precision and memory:
+
+python -m benchmarks.training [CONFIG] [key=value ...] [--steps N] [--variants NAME ...]
+
+Prints a Markdown table. Data is drawn at random in memory, so that the step alone is measured: colour, targets,
+network, loss, gradients, optimiser, for the micro-batches of train.batch, all on this process. Each variant runs in a
+process of its own; its peak memory is the most that the system has given it, PyTorch's own code included, or on CUDA
+the most that tensors took.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from statistics import median
+
+import numpy as np
+import torch
+
+import configs
+from models import build_network
+from models.losses import LossWeights
+from nnet.distributed import Group
+from nnet.experiment import choose_device
+from nnet.log import peak_memory
+from nnet.training import NotFinite, Objective, Precision, Step, checkpoint_activations
+from sample import Batch, Penalty
+from sample.colour import ColourDraw, draw_colour
+
+OFF = {"precision": "float32", "channels_last": False, "compile": False, "checkpointing": False, "fused_adam": False}
+# The options of `train:` that a variant sets; "a+b" sets those of both. The others are off.
+VARIANTS = {
+    "float32": {},
+    "channels_last": {"channels_last": True},
+    "bfloat16": {"precision": "bfloat16"},
+    "float16": {"precision": "float16"},
+    "compile": {"compile": True},
+    "checkpointing": {"checkpointing": True},
+    "fused_adam": {"fused_adam": True},
+}
+DEFAULT = [*VARIANTS, "channels_last+fused_adam", "channels_last+bfloat16", "channels_last+bfloat16+checkpointing"]
+OBJECTS = 7  # per image, as in COCO
+
+
+def draw_batch(images: int, size: tuple[int, int], classes: int, rng: np.random.Generator) -> Batch:
+    """A batch of noise with boxes of all sizes."""
+    height, width = size
+    count = images * OBJECTS
+    corner = rng.uniform(0, 0.8, (count, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(0.02, 1, (count, 2)) * (1 - corner)], 1)
+    colour = [draw_colour(rng) for _ in range(images)]
+    return Batch(
+        torch.from_numpy(rng.integers(0, 256, (images, 3, *size), dtype=np.uint8)),
+        torch.from_numpy(boxes * (width - 1, height - 1, width - 1, height - 1)),
+        torch.from_numpy(rng.integers(0, classes, count)),
+        torch.arange(images).repeat_interleave(OBJECTS),
+        ColourDraw(*(torch.from_numpy(np.stack(part)) for part in zip(*colour, strict=True))),
+        torch.arange(images),
+        [],
+    )
+
+
+def measure(config: configs.Config, classes: int, steps: int) -> dict:
+    """Seconds of each step after a first that is not counted, of that first, and peak memory in GB."""
+    c = config.train
+    if c.threads:
+        torch.set_num_threads(c.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = c.tf32
+    device = choose_device(c.device)
+    torch.manual_seed(config.seed)
+    network = build_network(classes, **asdict(config.model)).to(device)
+    if c.channels_last:
+        network.to(memory_format=torch.channels_last)
+    if c.checkpointing:
+        checkpoint_activations(network)
+    optimizer = torch.optim.Adam(network.parameters(), lr=c.lr, fused=c.fused_adam or None)
+    precision = Precision(c.precision, device)
+    if c.compile:
+        network.compile()
+    penalty, weights = Penalty(**asdict(config.penalty)), LossWeights(**asdict(config.loss))
+    objective = Objective(classes, penalty, weights, c.channels_last, precision.autocast)
+    step = Step(network, optimizer, objective, Group(device), len(c.batch), precision.scaler)
+
+    rng, seconds = np.random.default_rng(config.seed), []
+    batches = [draw_batch(n, tuple(config.data.input_size), classes, rng) for n in c.batch]
+    for _ in range(steps + 1):
+        synchronise(device)
+        begun = time.perf_counter()
+        made = step([batch.to(device) for batch in batches])
+        synchronise(device)
+        seconds.append(time.perf_counter() - begun)
+        if isinstance(made, NotFinite):
+            raise SystemExit(f"not finite: {', '.join(made.terms)}")
+    return {"first": seconds[0], "seconds": seconds[1:], "memory": peak_memory(device)}
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def options_of(variant: str) -> dict:
+    """The options of `train:` of a variant."""
+    return OFF | {name: value for part in variant.split("+") for name, value in VARIANTS[part].items()}
+
+
+def table(rows: dict[str, dict | None], images: int) -> str:
+    """Markdown; a variant that failed is None."""
+    head = "| | seconds per step: median (least to most) | images/s | first step, s | peak memory, GB | time | memory |"
+    lines = [head, "| --- | --- | --- | --- | --- | --- | --- |"]
+    base = rows.get("float32")
+    for name, row in rows.items():
+        if row is None:
+            lines.append(f"| {name} | failed | | | | | |")
+            continue
+        seconds, memory = median(row["seconds"]), row["memory"]
+        spread = f"{min(row['seconds']):.3g} to {max(row['seconds']):.3g}"
+        cells = [f"{seconds:.3g} ({spread})", f"{images / seconds:.2f}", f"{row['first']:.1f}", f"{memory:.2f}"]
+        cells += [f"{seconds / median(base['seconds']):.2f}", f"{memory / base['memory']:.2f}"] if base else ["", ""]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Speed and memory of a training step.")
+    parser.add_argument("options", nargs="*", metavar="CONFIG | key=value", help="default: configs/toy.yaml")
+    parser.add_argument("--steps", type=int, default=20, help="steps that are timed, after one that is not")
+    parser.add_argument("--classes", type=int, default=80)
+    parser.add_argument("--variants", nargs="+", default=DEFAULT, metavar="NAME", help=f"{', '.join(VARIANTS)}, or a+b")
+    parser.add_argument("--alone", action="store_true", help="measure the one variant here, and print figures as JSON")
+    args = parser.parse_intermixed_args(argv)
+    if unknown := [part for name in args.variants for part in name.split("+") if part not in VARIANTS]:
+        parser.error(f"unknown variant {unknown[0]}: choose from {', '.join(VARIANTS)}")
+    named = args.options and "=" not in args.options[0]
+    path, *overrides = args.options if named else ["configs/toy.yaml", *args.options]
+    config = configs.load(path, overrides)
+    if args.alone:
+        chosen = replace(config.train, **options_of(args.variants[0]))
+        print(json.dumps(measure(replace(config, train=chosen), args.classes, args.steps)))
+        return 0
+
+    rows = {}
+    for variant in args.variants:
+        command = [sys.executable, "-m", "benchmarks.training", path, *overrides, "--alone"]
+        command += ["--steps", str(args.steps), "--classes", str(args.classes), "--variants", variant]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        rows[variant] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+        print(f"{variant}: {rows[variant] or 'failed'}", file=sys.stderr)
+    threads = config.train.threads or torch.get_num_threads()
+    device = choose_device(config.train.device)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} threads"
+    print(f"{' '.join([path, *overrides])}: {where}, PyTorch {torch.__version__}\n")
+    print(table(rows, sum(config.train.batch)))
+    return 0 if all(rows.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

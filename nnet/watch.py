@@ -1,0 +1,42 @@
+"""What TensorBoard shows of a network on fixed images: targets beside predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from db import CocoIndex
+from models.hourglass import feature_size
+from nnet.inference import best_class
+from nnet.pictures import draw_heatmap, side_by_side
+from nnet.training import Objective
+from sample import TrainingSet, corner_targets, normalise
+
+
+@torch.no_grad()
+def draw_predictions(
+    network: nn.Module, objective: Objective, index: CocoIndex, size: tuple[int, int], device: torch.device
+) -> Iterator[tuple[str, np.ndarray]]:
+    """For each image of the index, shown whole at `size`: its name, and a picture (H, W, 3) uint8 BGR of the target and
+    the predicted heatmap of each kind of keypoint over it."""
+    network.eval()
+    samples = TrainingSet(index, size, None, 0)
+    for i in range(len(index)):
+        image, boxes, labels, *_ = samples[0, i]
+        boxes, labels = torch.from_numpy(boxes), torch.from_numpy(labels)
+        targets = corner_targets(
+            boxes, labels, torch.zeros_like(labels), 1, objective.classes, size, feature_size(size), objective.penalty
+        )
+        views = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))[None]).to(device)
+        with objective.autocast():
+            maps = network(normalise(views))[-1]
+        pictures = {}
+        for name, target in targets.items():
+            title = name.replace("_", "-")
+            pictures[f"{title} target"] = draw_heatmap(image, target.heatmap[0].numpy())
+            pictures[f"{title} predicted"] = draw_heatmap(image, best_class(maps[name].heatmap[0]).cpu().numpy())
+        yield Path(index.path(i)).stem, side_by_side(list(pictures.values()), list(pictures))

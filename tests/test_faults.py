@@ -1,0 +1,524 @@
+"""What a run meets on a real machine: signals, kills, a full disk, bad data, processes that die or hang.
+
+docs/reliability.md has the table of them; `python -m benchmarks.faults` kills many more times.
+"""
+
+import contextlib
+import functools
+import json
+import multiprocessing
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+import nnet.log
+import nnet.training
+import test as test_script
+import train as train_script
+from models.losses import stack_loss
+from nnet import checkpoint
+from nnet.log import read_metrics
+from nnet.snapshots import Snapshots
+
+TINY = """
+data: {train: {limit: 15}}
+train: {iterations: 60, lr_drops: [50], log_every: 1, validate_every: 0, snapshot_every: 5, collective_timeout: 60}
+test: {embedding_distance: 9}
+"""
+SECONDS = 120  # more than any of these may take, also on a machine that is busy
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's /proc and /dev/full")
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    """A run that nothing disturbs."""
+    output = tmp_path_factory.mktemp("undisturbed")
+    assert main(config, output, "train.keep=100") == 0
+    return output
+
+
+def main(config, output, *arguments):
+    return train_script.main([config, *arguments, "--output", str(output)])
+
+
+@pytest.fixture
+def start(repository):
+    """Starts a program of the repository, in a process group of its own; what is left of it at the end is killed."""
+    started = []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(*command, **variables):
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            cwd=repository,
+            env=environment | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        for pid in [*children(process.pid), process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(os.getpgid(pid), signal.SIGKILL)
+        process.communicate(timeout=SECONDS)
+
+
+def torchrun(*arguments):
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *arguments]
+
+
+def wait_for_rows(process, output, count):
+    """Wait until the log has so many rows."""
+    end = time.monotonic() + SECONDS
+    while len(read_metrics(output / "metrics.jsonl")) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "no rows"
+        time.sleep(0.01)
+
+
+def children(pid):
+    """Ids of the processes that this one has started, and that run train.py; none where that cannot be known."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):  # it has ended
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            if "train.py" in Path(f"/proc/{child}/cmdline").read_text():
+                found.append(int(child))
+    return found
+
+
+def rank(pid):
+    return int(re.search(r"\0RANK=(\d)", Path(f"/proc/{pid}/environ").read_text())[1])
+
+
+def same_weights(one, other):
+    a, b = checkpoint.load(one)["model"], checkpoint.load(other)["model"]
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+def same_runs(one, other):
+    """Assert that two runs ended with the same weights and the same losses, each iteration logged once."""
+    same_weights(one / "last.pt", other / "last.pt")
+    losses = [[(row["iteration"], row["loss"]) for row in read_metrics(f / "metrics.jsonl")] for f in (one, other)]
+    assert losses[0] == losses[1]
+
+
+# Signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_and_resume_goes_on(config, run, tmp_path, start, number):
+    process = start("train.py", config, "--output", tmp_path)
+    wait_for_rows(process, tmp_path, 3)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 128 + number, err
+    assert f"stopped by signal {number}" in out and "--resume goes on" in out and "Traceback" not in err
+    iteration = checkpoint.load(tmp_path / "last.pt")["iteration"]
+    assert iteration == read_metrics(tmp_path / "metrics.jsonl")[-1]["iteration"] < 60
+    assert main(config, tmp_path, "--resume") == 0
+    same_runs(tmp_path, run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_to_the_whole_process_group_with_workers(config, run, tmp_path, start, number):
+    """As from a terminal or a cluster's scheduler: the workers get it too."""
+    process = start("train.py", config, "train.workers=2", "--output", tmp_path)
+    wait_for_rows(process, tmp_path, 3)
+    os.killpg(process.pid, number)
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 128 + number, err
+    assert "--resume goes on" in out and "Traceback" not in err
+    assert main(config, tmp_path, "--resume") == 0
+    same_runs(tmp_path, run)
+
+
+# SIGKILL
+
+
+def test_killed_again_and_again(config, run, tmp_path, start):
+    often = ["train.snapshot_every=1"]  # so that much of the time goes into saving
+    for rows in (4, 17, 33):
+        process = start("train.py", config, *often, "--output", tmp_path, "--resume")
+        wait_for_rows(process, tmp_path, rows)
+        process.kill()
+        process.communicate(timeout=SECONDS)
+        found = checkpoint.load(tmp_path / "last.pt")["iteration"]
+        assert found >= read_metrics(tmp_path / "metrics.jsonl")[-1]["iteration"] - 1
+    assert main(config, tmp_path, *often, "--resume") == 0
+    same_runs(tmp_path, run)
+    assert not list(tmp_path.glob(".*"))
+
+
+def state(iteration):
+    return {"iteration": iteration, "model": {"w": torch.full((50_000,), float(iteration))}, "optimizer": {}}
+
+
+@linux
+def test_killed_at_every_point_of_a_save(tmp_path):
+    """Before and after each change of the folder, and with a part of the file written: always a whole last.pt."""
+
+    class Dying:
+        """Kills its process at the nth of the calls it counts."""
+
+        def __init__(self, count):
+            self.left = count
+
+        def __call__(self):
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.left -= 1
+
+        def around(self, function):
+            def call(*arguments, **options):
+                self()
+                result = function(*arguments, **options)
+                self()
+                return result
+
+            return call
+
+        def opened(self, path, mode):
+            return HalfWriter(open(path, mode), self)
+
+    class HalfWriter:
+        """A file that writes each piece in two halves."""
+
+        def __init__(self, file, dying):
+            self.file, self.dying = file, dying
+
+        def write(self, data):
+            data = memoryview(data).cast("B")
+            half = len(data) // 2
+            for part in (data[:half], data[half:]):
+                self.file.write(part)
+                self.file.flush()
+                self.dying()
+            return len(data)
+
+        def flush(self):
+            self.file.flush()
+
+        def fileno(self):
+            return self.file.fileno()
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+    def save(folder, count):
+        dying = Dying(count)
+        for name in ("fsync", "replace", "link", "unlink"):
+            setattr(os, name, dying.around(getattr(os, name)))
+        checkpoint.open = dying.opened
+        snapshots = Snapshots(folder, keep=1)
+        snapshots.save(state(2))
+        snapshots.mark_best(2)
+
+    context, ends = multiprocessing.get_context("fork"), []
+    for count in range(200):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        snapshots = Snapshots(folder, keep=1)
+        snapshots.save(state(1))
+        snapshots.mark_best(1)
+        process = context.Process(target=save, args=(folder, count))
+        process.start()
+        process.join(SECONDS)
+        assert process.exitcode in (0, -signal.SIGKILL)
+        for path in folder.glob("*.pt"):
+            found = checkpoint.load(path)
+            assert torch.equal(found["model"]["w"], state(found["iteration"])["model"]["w"])
+        path, found = snapshots.find("")
+        assert found["iteration"] >= checkpoint.load(folder / "last.pt")["iteration"] >= 1
+        assert checkpoint.load(folder / "best.pt")["iteration"] in (1, 2)
+        ends.append((found["iteration"], process.exitcode))
+        snapshots.clear(found["iteration"])
+        assert not list(folder.glob(".*"))
+        if process.exitcode == 0:
+            break
+    assert ends[0] == (1, -signal.SIGKILL) and ends[-1] == (2, 0)
+    assert sum(end[0] == 1 for end in ends) > 10 and sum(end[0] == 2 for end in ends) > 5
+
+
+# A disk that is full
+
+
+def at_iterations(monkeypatch, actions):
+    """Let something happen before iterations of the runs that follow: {iteration: function}."""
+    original = train_script.learning_rate
+
+    def learning_rate(finished, *options):
+        actions.get(finished + 1, lambda: None)()
+        return original(finished, *options)
+
+    monkeypatch.setattr(train_script, "learning_rate", learning_rate)
+
+
+@linux
+def test_a_full_disk_while_saving(config, run, tmp_path, monkeypatch, capsys):
+    between = []
+    fill = {10: lambda: (tmp_path / ".00000010.pt.partial").symlink_to("/dev/full")}
+    look = {12: lambda: between.append((checkpoint.load(tmp_path / "last.pt")["iteration"], list(tmp_path.glob(".*"))))}
+    at_iterations(monkeypatch, fill | look)
+    assert main(config, tmp_path) == 0
+    assert between == [(5, [])]
+    line = next(line for line in capsys.readouterr().out.splitlines() if "not saved" in line)
+    assert "iteration 10" in line and "No space left" in line
+    same_runs(tmp_path, run)
+
+
+@pytest.fixture
+def limit():
+    """Makes functions that set the largest size a file may have from there on: 0 is a disk that is full."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size=soft: lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# TensorBoard's writer is a thread, whose error is met with the next value that it is given.
+thread_may_fail = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+@thread_may_fail
+def test_no_file_can_be_written_for_a_while(config, run, tmp_path, monkeypatch, capsys, limit):
+    at_iterations(monkeypatch, {8: limit(0), 13: limit()})
+    assert main(config, tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "iteration 9: not logged yet" in printed and "iteration 10: not saved" in printed
+    same_runs(tmp_path, run)
+
+
+@thread_may_fail
+def test_tensorboard_cannot_write_for_a_while(config, tmp_path, monkeypatch, capsys, limit):
+    """Nor do pictures and the values of each stack, which are for TensorBoard alone, end the run."""
+    at_once = functools.partial(SummaryWriter, max_queue=1, flush_secs=0.01)
+    monkeypatch.setattr(nnet.log, "SummaryWriter", at_once)
+    slow = {n: lambda: time.sleep(0.1) for n in range(4, 8)}
+    at_iterations(monkeypatch, {3: limit(0), **slow, 8: limit()})
+    options = ["model.stacks=2", "train.iterations=9", "train.validate_every=1"]
+    assert main(config, tmp_path, *options) == 0
+    assert capsys.readouterr().out.count("nothing more is written for TensorBoard") == 1
+    losses = [row["iteration"] for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row]
+    assert losses == list(range(1, 10))
+
+
+def test_a_disk_that_stays_full_ends_in_a_clear_error(config, tmp_path, monkeypatch, capsys):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(config, tmp_path, "train.iterations=3") == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ") and "No space left" in line and "00000003.pt" in line
+    assert not list(tmp_path.glob("*.pt")) and not list(tmp_path.glob(".*"))
+
+
+# Data
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_image_is_left_out(config, toy, tmp_path, monkeypatch, capsys, workers):
+    """Up to 1% of those seen (here, where 15 images are all there are, more); above it the run ends."""
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "annotations").symlink_to(toy / "annotations")
+    (folder / "train").mkdir()
+    for path in (toy / "train").iterdir():
+        (folder / "train" / path.name).symlink_to(path)
+    bad = folder / "train" / "000003.jpg"
+    bad.unlink()
+    bad.write_bytes(b"no image")
+    arguments = [config, tmp_path / "run", f"data.root={folder}", f"train.workers={workers}", "train.iterations=6"]
+    assert main(*arguments) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "000003.jpg" in error and "more than 1%" in error and "--resume goes on from it" in error
+    monkeypatch.setattr(nnet.training.UnreadableCount, "LIMIT", 0.2)
+    assert main(*arguments, "--resume") == 0
+    assert "skipped" in capsys.readouterr().out
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] == 6
+
+
+@linux
+def test_a_killed_worker(config, run, tmp_path, start):
+    process = start("train.py", config, "train.workers=2", "--output", tmp_path)
+    wait_for_rows(process, tmp_path, 3)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1 and "Traceback" not in err
+    error = err.strip().splitlines()[-1]
+    assert error.startswith("error: loading training data failed") and "run out of memory" in error
+    assert "--resume goes on from it" in error
+    assert main(config, tmp_path, "--resume") == 0
+    same_runs(tmp_path, run)
+
+
+@pytest.fixture
+def spoiled(monkeypatch):
+    """Makes the pull loss of the nth micro-batches NaN."""
+
+    def spoil(*numbers):
+        def loss(*arguments):
+            terms = stack_loss(*arguments)
+            count[0] += 1
+            bad = float("nan") if count[0] in numbers else 1.0
+            return terms._replace(pull=terms.pull * bad, total=terms.total * bad)
+
+        count = [0]
+        monkeypatch.setattr(nnet.training, "stack_loss", loss)
+
+    return spoil
+
+
+def test_nan_stops_the_run(config, run, tmp_path, spoiled, capsys):
+    spoiled(14)  # the second micro-batch, of 3 images, of iteration 7
+    assert main(config, tmp_path) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: iteration 7: pull not finite, on ") and error.count(".jpg") == 3
+    assert "train.lr" in error and "The state after iteration 6 is saved" in error
+    state = checkpoint.load(tmp_path / "last.pt")
+    assert state["iteration"] == 6
+    spoiled()
+    assert main(config, tmp_path, "--resume") == 0
+    same_runs(tmp_path, run)  # the step that was not made has left nothing behind, running statistics included
+
+
+def test_nan_skips_the_step(config, run, tmp_path, spoiled, capsys):
+    spoiled(14)
+    arguments = [config, tmp_path / "run", "train.nan=skip", "train.iterations=8", "train.snapshot_every=1"]
+    assert main(*arguments, "train.keep=9", "train.log_every=2") == 0
+    assert "iteration 7: pull not finite" in capsys.readouterr().out
+    same_weights(tmp_path / "run" / "00000006.pt", tmp_path / "run" / "00000007.pt")
+    rows = {row["iteration"]: row for row in read_metrics(tmp_path / "run" / "metrics.jsonl")}
+    state = {k: v for k, v in checkpoint.load(tmp_path / "run" / "last.pt")["model"].items() if v.is_floating_point()}
+    assert all(value.isfinite().all() for value in state.values())
+    # The row of iterations 7 and 8 has the loss of the one step that was made.
+    spoiled(14)
+    arguments[1] = tmp_path / "each"
+    assert main(*arguments) == 0
+    each = {row["iteration"]: row for row in read_metrics(tmp_path / "each" / "metrics.jsonl")}
+    assert 7 not in each or "loss" not in each[7]
+    assert rows[8]["loss"] == pytest.approx(each[8]["loss"], rel=1e-6)
+    assert rows[8]["gradient_norm"] == pytest.approx(each[8]["gradient_norm"], rel=1e-6)
+
+
+def test_nan_without_end_stops_also_where_it_is_skipped(config, tmp_path, spoiled, capsys):
+    spoiled(*range(5, 200))
+    assert main(config, tmp_path, "train.nan=skip") == 1
+    assert "iteration 12: pull not finite" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+# Several processes
+
+
+@pytest.fixture(scope="module")
+def run_of_two(config, tmp_path_factory, repository):
+    """A run of two processes that nothing disturbs."""
+    output = tmp_path_factory.mktemp("of_two")
+    command = [sys.executable, *torchrun("train.py", config, "--output", str(output))]
+    done = subprocess.run(command, cwd=repository, timeout=SECONDS, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+@linux
+@pytest.mark.parametrize("killed", [0, 1])
+def test_torchrun_restarts_a_killed_process(config, run_of_two, tmp_path, start, killed):
+    restarting = torchrun("--max_restarts=2", "train.py", config, "--output", tmp_path, "--resume")
+    process = start(*restarting)
+    wait_for_rows(process, tmp_path, 8)
+    ranks = {rank(pid): pid for pid in children(process.pid)}
+    os.kill(ranks[killed], signal.SIGKILL)
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, err
+    assert "resumed from" in out
+    same_runs(tmp_path, run_of_two)
+
+
+@linux
+@pytest.mark.parametrize(
+    "number, all_of_them", [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, True)]
+)
+def test_a_signal_to_torchrun(config, run_of_two, tmp_path, start, number, all_of_them):
+    """To torchrun alone, which passes it on, or to all processes, as a cluster's scheduler does: some get it twice."""
+    process = start(*torchrun("train.py", config, "--output", tmp_path))
+    wait_for_rows(process, tmp_path, 3)
+    for pid in [*(children(process.pid) if all_of_them else []), process.pid]:
+        os.kill(pid, number)
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode != 0
+    assert all_of_them or f"stopped by signal {number}" in out, err
+    assert 3 <= checkpoint.load(tmp_path / "last.pt")["iteration"] < 60
+    resumed = start(*torchrun("train.py", config, "--output", tmp_path, "--resume"))
+    _, err = resumed.communicate(timeout=SECONDS)
+    assert resumed.returncode == 0, err
+    same_runs(tmp_path, run_of_two)
+
+
+def two_processes(start, *command):
+    """Start a program twice, as torchrun would, without its looking after them."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [start(*command, RANK=str(r), LOCAL_RANK=str(r), **shared) for r in range(2)]
+
+
+def test_a_signal_to_one_process_stops_all(config, tmp_path, start):
+    first, second = two_processes(start, "train.py", config, "--output", tmp_path)
+    wait_for_rows(first, tmp_path, 3)
+    second.send_signal(signal.SIGUSR1)
+    for process in (first, second):
+        _, err = process.communicate(timeout=SECONDS)
+        assert process.returncode in (128 + signal.SIGUSR1, 128 + signal.SIGTERM), err
+    assert checkpoint.load(tmp_path / "last.pt")["iteration"] >= 3
+
+
+@pytest.mark.parametrize("hung", [0, 1])
+def test_a_process_that_hangs(config, tmp_path, start, hung):
+    timeout = 8
+    processes = two_processes(start, "train.py", config, f"train.collective_timeout={timeout}", "--output", tmp_path)
+    wait_for_rows(processes[0], tmp_path, 8)
+    processes[hung].send_signal(signal.SIGSTOP)
+    begun = time.monotonic()
+    waiting = processes[1 - hung]
+    _, err = waiting.communicate(timeout=SECONDS)
+    assert waiting.returncode == 1
+    error = err.strip().splitlines()[-1]
+    assert error.startswith("error: another process of this run has ended, or did not answer within 8 seconds")
+    assert time.monotonic() - begun < timeout + 30
+    assert checkpoint.load(tmp_path / "last.pt")["iteration"] >= 5
+    if hung == 1:
+        assert "--resume goes on from it" in error
+
+
+def test_evaluation_by_two_processes_is_that_of_one(config, run, tmp_path, start):
+    arguments = [config, "--checkpoint", str(run / "last.pt"), "--output"]
+    assert test_script.main([*arguments, str(tmp_path / "one")]) == 0
+    process = start(*torchrun("test.py", *arguments, tmp_path / "two"))
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, err
+    one, two = (tmp_path / name / "results.json" for name in ("one", "two"))
+    assert json.loads(one.read_text()) and one.read_text() == two.read_text()
+    figures = [json.loads((path.parent / "metrics.json").read_text()) for path in (one, two)]
+    for found in figures:
+        found.pop("seconds_per_image")
+    assert figures[0] == figures[1]

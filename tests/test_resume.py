@@ -1,0 +1,231 @@
+"""A run that is stopped and resumed is the run that goes through, bit for bit; which checkpoints stay; --init."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+import train as train_script
+from nnet import checkpoint
+from nnet.log import read_metrics
+
+# 15 images in updates of 5: an epoch has 3 iterations.
+TINY = """
+data: {train: {limit: 15}, val: {limit: 2}}
+train: {iterations: 9, lr_drops: [5], warmup: 2, log_every: 1, validate_every: 3, snapshot_every: 0}
+"""
+STOPS = [1, 3, 4, 6, 8]  # 3 and 6 end an epoch, and are validated
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    """A run that goes through."""
+    output = tmp_path_factory.mktemp("through") / "run"
+    assert main(config, output) == 0
+    return output
+
+
+def main(config, output, *arguments):
+    return train_script.main([config, *arguments, "--output", str(output)])
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Runs train.py with a signal that arrives in the given iteration; returns its exit code."""
+
+    def run(number, iteration, *arguments):
+        def learning_rate(finished, *options):
+            if finished == iteration - 1:
+                signal.raise_signal(number)
+            return original(finished, *options)
+
+        original = train_script.learning_rate
+        with monkeypatch.context() as patch:
+            patch.setattr(train_script, "learning_rate", learning_rate)
+            return main(*arguments)
+
+    return run
+
+
+def same(a, b, path="state"):
+    """Assert that two nested states are equal bit for bit."""
+    assert type(a) is type(b), path
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            same(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{path}[{i}]")
+    else:
+        assert a == b, path
+
+
+def same_runs(one, other):
+    """Assert that two folders hold the same end state and the same rows, apart from what a clock or memory says."""
+    a, b = checkpoint.load(one / "last.pt"), checkpoint.load(other / "last.pt")
+    a.pop("config"), b.pop("config")  # the number of workers may differ
+    same(a, b)
+    varying = ("images_per_second", "data_wait", "memory_gb")
+    rows = [
+        [{k: v for k, v in row.items() if k not in varying} for row in read_metrics(folder / "metrics.jsonl")]
+        for folder in (one, other)
+    ]
+    assert rows[0] == rows[1]
+
+
+def checkpoints(folder):
+    return sorted(path.name for path in folder.glob("*.pt"))
+
+
+@pytest.mark.parametrize("before, after", [(0, 0), (2, 2), (0, 2)])
+@pytest.mark.parametrize("stop", STOPS)
+def test_stopped_and_resumed(config, run, tmp_path, stopped, stop, before, after):
+    number = signal.SIGTERM
+    assert stopped(number, stop, config, tmp_path, f"train.workers={before}") == 128 + number
+    assert checkpoint.load(tmp_path / "last.pt")["iteration"] == stop
+    assert main(config, tmp_path, f"train.workers={after}", "--resume") == 0
+    same_runs(tmp_path, run)
+
+
+def test_stopped_at_every_point_in_turn(config, run, tmp_path, stopped):
+    for i, stop in enumerate(STOPS):
+        assert stopped(signal.SIGUSR1, stop, config, tmp_path, f"train.workers={i % 2}", "--resume") == 138
+    assert main(config, tmp_path, "--resume") == 0
+    same_runs(tmp_path, run)
+
+
+def test_ended_and_prolonged(config, run, tmp_path):
+    assert main(config, tmp_path, "train.iterations=4", "train.validate_every=0") == 0
+    assert main(config, tmp_path, "train.validate_every=0", "--resume") == 0
+    state, expected = checkpoint.load(tmp_path / "last.pt"), checkpoint.load(run / "last.pt")
+    same(state["model"], expected["model"])
+    same(state["optimizer"], expected["optimizer"])
+
+
+def test_rows_past_the_checkpoint_are_made_again(config, run, tmp_path, stopped):
+    """As after a kill: the log has gone on since the last snapshot, and its last line is cut short."""
+    assert stopped(signal.SIGINT, 4, config, tmp_path) == 128 + signal.SIGINT
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"iteration": 5, "loss": 1.0}\n{"iteration": 6, "lo')
+    assert main(config, tmp_path, "--resume") == 0
+    same_runs(tmp_path, run)
+
+
+def test_float16_keeps_the_scale_of_the_loss(config, tmp_path, stopped):
+    arguments = [config, tmp_path / "one", "train.precision=float16"]
+    assert main(*arguments) == 0
+    arguments[1] = tmp_path / "other"
+    assert stopped(signal.SIGTERM, 4, *arguments) == 128 + signal.SIGTERM
+    scaler = checkpoint.load(tmp_path / "other" / "last.pt")["scaler"]
+    assert scaler["scale"] > 0 and "_growth_tracker" in scaler
+    assert main(*arguments, "--resume") == 0
+    same_runs(tmp_path / "one", tmp_path / "other")
+
+
+@pytest.fixture
+def precisions(monkeypatch):
+    """Gives the runs validation APs of one's own choice, by iteration."""
+
+    def give(values):
+        def measure_ap(*_):
+            value = next(values)
+            return {"AP": value, "AP50": value}
+
+        values = iter(values)
+        monkeypatch.setattr(train_script, "measure_ap", measure_ap)
+
+    return give
+
+
+def test_which_checkpoints_stay(config, tmp_path, precisions):
+    precisions([0.1, 0.5, 0.3, 0.2, 0.1, 0.5, 0.2, 0.4])
+    kept = ["train.keep=2", "train.keep_every=3", "train.snapshot_every=1", "train.ap_every=1", "train.iterations=8"]
+    assert main(config, tmp_path, *kept) == 0
+    assert checkpoints(tmp_path) == ["00000003.pt", "00000006.pt", "00000007.pt", "00000008.pt", "best.pt", "last.pt"]
+    assert checkpoint.load(tmp_path / "last.pt")["iteration"] == 8
+    assert checkpoint.load(tmp_path / "best.pt")["iteration"] == 2  # the 6th is as good, not better
+    assert [checkpoint.load(tmp_path / f"0000000{i}.pt")["iteration"] for i in (3, 6, 7, 8)] == [3, 6, 7, 8]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_best_is_remembered(config, tmp_path, precisions, stopped):
+    precisions([0.2, 0.5, 0.4, 0.3, 0.6])
+    often = ["train.ap_every=1", "train.iterations=5"]
+    assert stopped(signal.SIGTERM, 4, config, tmp_path, *often) == 128 + signal.SIGTERM  # before its AP
+    assert checkpoint.load(tmp_path / "best.pt")["iteration"] == 2
+    assert main(config, tmp_path, *often, "--resume") == 0
+    assert checkpoint.load(tmp_path / "best.pt")["iteration"] == 5
+    found = [row["val_AP"] for row in read_metrics(tmp_path / "metrics.jsonl") if "val_AP" in row]
+    assert found == [0.2, 0.5, 0.4, 0.3, 0.6]
+
+
+def test_what_a_killed_save_has_left_is_removed(config, run, tmp_path):
+    shutil.copy(run / "last.pt", tmp_path)
+    for name in (".00000009.pt.partial", ".last.pt.partial"):
+        (tmp_path / name).write_bytes(b"cut short")
+    assert main(config, tmp_path, "train.iterations=10", "--resume") == 0
+    assert not list(tmp_path.glob(".*"))
+
+
+STILL = ["train.iterations=1", "train.lr=1e-30", "train.validate_every=0"]  # a step that changes no weight
+
+
+def parameters(path):
+    """Weights without running statistics."""
+    model = checkpoint.load(path)["model"]
+    return {k: v for k, v in model.items() if "running" not in k and "tracked" not in k}
+
+
+def test_init_takes_the_weights_alone(config, run, tmp_path, capsys):
+    assert main(config, tmp_path, *STILL, "--init", str(run / "last.pt")) == 0
+    assert "left out" not in capsys.readouterr().out
+    found, expected = parameters(tmp_path / "last.pt"), parameters(run / "last.pt")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-20, msg=name)
+    state = checkpoint.load(tmp_path / "last.pt")
+    assert state["iteration"] == 1
+    assert {float(s["step"]) for s in state["optimizer"]["state"].values()} == {1.0}
+
+
+def test_init_with_another_number_of_classes(config, run, toy, tmp_path, capsys):
+    folder = tmp_path / "toy"
+    shutil.copytree(toy, folder)
+    for path in (folder / "annotations").glob("*.json"):
+        content = json.loads(path.read_text())
+        content["categories"] = content["categories"][:2]
+        kept = {c["id"] for c in content["categories"]}
+        content["annotations"] = [a for a in content["annotations"] if a["category_id"] in kept]
+        path.write_text(json.dumps(content))
+    output = tmp_path / "run"
+    assert main(config, output, *STILL, f"data.root={folder}", "--init", str(run / "last.pt")) == 0
+    found, expected = parameters(output / "last.pt"), parameters(run / "last.pt")
+    other = {name for name, value in expected.items() if value.shape != found[name].shape}
+    assert len(other) == 4  # weight and bias of the two heatmaps' last convolution
+    for name in expected.keys() - other:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-20, msg=name)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("left out of"))
+    for name in other:
+        assert f"{name} (is {list(expected[name].shape)}, the network's {list(found[name].shape)})" in line
+    assert line.count(" (is ") == 4
+
+
+def test_init_where_nothing_fits(config, tmp_path, capsys):
+    path = Path(tmp_path / "other.pt")
+    torch.save({"format": checkpoint.FORMAT, "model": {"somewhere.weight": torch.zeros(3)}}, path)
+    assert main(config, tmp_path / "run", "--init", str(path)) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ") and "other.pt" in line and "none of its weights fits" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_profile_writes_a_trace(config, tmp_path):
+    assert main(config, tmp_path, "--profile", "train.validate_every=0") == 0
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert any("conv" in event.get("name", "") for event in events)
