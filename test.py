@@ -14,14 +14,22 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import configs
 from db import CocoIndex, evaluate, results_name, submission_note, to_results, write_results
 from models import build_network
 from nnet import checkpoint
 from nnet.distributed import Group
-from nnet.experiment import choose_device, detect_all, exit_code, load_split, make_folder, same_categories, split_files
+from nnet.experiment import (
+    choose_device,
+    detect_all,
+    exit_code,
+    load_split,
+    make_folder,
+    same_categories,
+    set_up_backends,
+    split_files,
+)
 from nnet.inference import Detector, DetectSettings, Found
 from nnet.pictures import class_colour, draw_boxes, draw_detections, draw_heatmap, side_by_side, write_image
 from nnet.training import RunError, UnreadableCount
@@ -129,8 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     def run() -> int:
         config = configs.load(args.config, args.overrides)
         output = args.output or Path("runs") / Path(args.config).stem / args.split
-        if config.train.threads:
-            torch.set_num_threads(config.train.threads)
+        set_up_backends(config.train.threads, config.train.tf32)
         with Group(choose_device(config.train.device)) as group:
             return test(config, args.checkpoint, args.split, output, args.draw, group)
 

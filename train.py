@@ -31,6 +31,7 @@ from nnet.experiment import (
     load_split,
     make_folder,
     same_categories,
+    set_up_backends,
     split_files,
     stopping_reason,
 )
@@ -83,9 +84,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def train(config: configs.Config, args: argparse.Namespace, output: Path) -> int:
     c = config.train
-    if c.threads:
-        torch.set_num_threads(c.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = c.tf32
+    set_up_backends(c.threads, c.tf32)
     with Group(choose_device(c.device), c.collective_timeout) as group:
         return run(config, args, output, group)
 
@@ -102,7 +101,10 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
     batches = MicroBatches(len(index), batch, config.seed, 0, c.iterations, mine)
     if c.sync_batch_norm and device.type != "cuda":
         raise DataError("train.sync_batch_norm needs CUDA: PyTorch has it for GPUs alone")
-
+    if c.sync_batch_norm and (len(batch) % group.size or c.checkpointing):
+        raise DataError(
+            "train.sync_batch_norm needs the same number of micro-batches on each process, and no train.checkpointing"
+        )
     if c.ap_every and not len(val_index.boxes):
         raise DataError(
             "data.val has no objects to measure an AP on: set train.ap_every=0, or use annotations with boxes"
@@ -128,6 +130,9 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
         left_out = checkpoint.load_what_fits(network, checkpoint.load(args.init)["model"], args.init)
         if group.first and left_out:
             print(f"left out of {args.init}, and drawn anew: {'; '.join(left_out)}")
+    total, squares = group.counts(start, start**2)
+    if squares * group.size != total**2:
+        raise DataError(f"the processes found different checkpoints: {output} has to be a folder that all of them see")
     network.to(device)
     if c.channels_last:
         network.to(memory_format=torch.channels_last)
@@ -142,6 +147,8 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
         for parameters in state["optimizer"]["param_groups"]:
             parameters["fused"] = fused  # as the config has it now
         optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in optimizer.state.items():  # in the layout that the parameters have now
+            moments.update((k, torch.empty_like(parameter).copy_(v)) for k, v in moments.items() if v.ndim)
         if state["scaler"]:  # empty, unless the run was in float16
             precision.scaler.load_state_dict(state["scaler"])
         random = state["random"]
@@ -149,24 +156,21 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
             print(f"resumed from {path} after {start} of {c.iterations} iterations")
             if changed:
                 print(f"with other options than before: {'; '.join(changed)}")
-        if start >= c.iterations:
-            return 0
         del found, state  # the weights are in the network, the rest in the optimiser
     elif args.resume is not None and group.first:
         print(f"no checkpoint in {output}: beginning anew")
-    if c.compile:
-        network.compile()
 
     penalty, weights = Penalty(**asdict(config.penalty)), LossWeights(**asdict(config.loss))
     objective = Objective(index.num_classes, penalty, weights, c.channels_last, precision.autocast)
-    step = Step(network, optimizer, objective, group, len(batch), precision.scaler)
+    stepped = torch.compile(network) if c.compile else network
+    step = Step(stepped, optimizer, objective, group, len(batch), precision.scaler)
     size = tuple(config.data.input_size)
     augment = Augment(**asdict(config.augment))
     loader = make_loader(TrainingSet(index, size, augment, config.seed), batches, c.workers, c.worker_timeout, device)
 
     if group.first:
         make_folder(output)
-        if removed := snapshots.clear(start):
+        if removed := snapshots.clear(start, path if start else None):
             print(f"removed the snapshots of later iterations: {', '.join(removed)}")
         (output / "config.yaml").write_text(configs.dump(config))
         parameters = sum(p.numel() for p in network.parameters())
@@ -212,17 +216,17 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
             group.wait()
         figures = measure_ap(network, config, val_index, group, log, signals) if ap else None
         if figures:
+            ap = figures["AP"] or 0.0
+            if ap > best and (snapshots.path(iteration).exists() or snapshot(iteration)):
+                saved = iteration
+                try:
+                    snapshots.mark_best(iteration)
+                    best = ap
+                except OSError as error:
+                    log.say(f"iteration {iteration}: best.pt is as it was: {error}")
+            # Logged last: a run that is killed before measures again.
             log.row(iteration, **{f"val_{name}": value for name, value in figures.items()})
-            found = figures["AP"] or 0.0
-            log.say(f"iteration {iteration}: validation AP {found:.3f}, AP50 {figures['AP50'] or 0.0:.3f}")
-            if found > best:
-                best = found
-                if snapshots.path(iteration).exists() or snapshot(iteration):
-                    saved = iteration
-                    try:
-                        snapshots.mark_best(iteration)
-                    except OSError as error:
-                        log.say(f"iteration {iteration}: best.pt is as it was: {error}")
+            log.say(f"iteration {iteration}: validation AP {ap:.3f}, AP50 {figures['AP50'] or 0.0:.3f}")
 
     unreadable, skipped, saved = UnreadableCount(len(index)), 0, start
     finished, waited, sums, norms, steps, since, clock = start, 0.0, 0, 0, 0, start, time.perf_counter()
@@ -233,7 +237,7 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
         if start:
             restore_random_state(random)  # the workers have drawn from it
             # The run was stopped after a step, perhaps before the validation that was due.
-            wanted = [c.validate_every and start % c.validate_every == 0, c.ap_every and start % c.ap_every == 0]
+            wanted = [due(start, every, c.iterations) for every in (c.validate_every, c.ap_every)]
             missing = [group.first and not log.has(start, name) for name in ("val_loss", "val_AP")]
             measure(start, *(a and b for a, b in zip(wanted, group.counts(*missing), strict=True)))
         for iteration in range(start + 1, c.iterations + 1):
@@ -280,12 +284,10 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
                 # Saved first: what follows may take long, and longer than a cluster waits.
                 if due(iteration, c.snapshot_every, c.iterations) or last:
                     saved = iteration if snapshot(iteration) else saved
-                if not asked:
-                    every = c.validate_every, c.ap_every
-                    measure(iteration, *(due(iteration, n, c.iterations) for n in every))
-                clock += time.perf_counter() - pause  # not part of the training speed
             if asked:
                 break
+            measure(iteration, *(due(iteration, every, c.iterations) for every in (c.validate_every, c.ap_every)))
+            clock += time.perf_counter() - pause  # not part of the training speed
     except Exception as error:
         # Whatever it is, what has been computed is kept. The state is that after the last step that was made.
         signals.holding = True
@@ -311,7 +313,7 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
     if finished < c.iterations:
         number = signals.stop or signal.SIGTERM
         if group.first:
-            print(f"stopped by signal {number} after iteration {finished}: --resume goes on from {snapshots.last}")
+            print(f"stopped by signal {number} after iteration {finished}: --resume goes on from iteration {saved}")
         return 128 + number
     if group.first:
         print(f"done: weights in {snapshots.last}, curves in {output / 'curves.png'}")

@@ -56,6 +56,13 @@ def make_folder(path: Path) -> None:
         raise DataError(f"cannot write to the folder {path} ({error.strerror}): name another with --output") from None
 
 
+def set_up_backends(threads: int, tf32: bool) -> None:
+    """Set PyTorch's CPU threads (0: its own choice) and whether CUDA computes float32 with TF32's mantissa."""
+    if threads:
+        torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+
+
 def split_files(root: str, images: Sequence[str], annotations: Sequence[str]) -> tuple[list[Path], list[Path]]:
     """Image folders and annotation files of a split, which a config gives relative to its root."""
     return [Path(root, name) for name in images], [Path(root, name) for name in annotations]

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from db import DataError
 from nnet import checkpoint
 from nnet.checkpoint import CheckpointError
@@ -55,14 +57,22 @@ class Snapshots:
             raise CheckpointError(f"checkpoint {path} holds weights alone: begin with them by --init, not --resume")
         return path, state
 
-    def clear(self, start: int) -> list[str]:
-        """Remove what is not of a run that goes on from `start`: later snapshots, and files that were being written.
+    def clear(self, start: int, resumed: Path | None) -> list[str]:
+        """Remove what is not of a run that goes on from the checkpoint `resumed` of iteration `start`.
 
-        Returns the names of the snapshots.
+        That is files that were being written, later snapshots, and a best.pt of a later iteration; last.pt becomes
+        `resumed`. Returns the names of the snapshots removed.
         """
         for file in self.folder.glob(".*.partial"):
             file.unlink()
+        if resumed is None:
+            return []
+        if resumed.resolve().parent == self.folder.resolve() and resumed.resolve() != self.last.resolve():
+            replace_by_link(resumed, self.last)
         later = [file for file in sorted(self.folder.glob(PATTERN)) if int(file.stem) > start]
+        best = self.folder / "best.pt"
+        if later and best.exists() and torch.load(best, mmap=True, weights_only=True)["iteration"] > start:
+            later.append(best)
         for file in later:
             file.unlink()
         return [file.name for file in later]

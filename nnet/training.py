@@ -159,7 +159,8 @@ class Step:
             self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters()])
             # Scaled gradients may overflow: the scaler makes no step then, and scales less from there on.
-            good = shares.isfinite().all() & (norm.isfinite() | self.scaler.is_enabled())
+            overflow = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+            good = shares.isfinite().all() & (norm.isfinite() | overflow)
             failed = self.group.any(~good)
         except BaseException:
             self._restore(buffers)
@@ -168,7 +169,7 @@ class Step:
             self._restore(buffers)
             if self.scaler.is_enabled():  # closes the step, with the scale as it is: it has not made the loss NaN
                 self.scaler.update(self.scaler.get_scale())
-            return self._not_finite(shares, batches)
+            return self._not_finite(shares, batches, self.group.size > 1)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return shares.sum(0) / self.in_all, norm
@@ -193,8 +194,10 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
 
     @staticmethod
-    def _not_finite(shares: Tensor, batches: Sequence[Batch]) -> NotFinite:
+    def _not_finite(shares: Tensor, batches: Sequence[Batch], several: bool) -> NotFinite:
         finite = shares.isfinite().all(-1).cpu()  # (micro-batches, 5)
+        if finite.all() and several:  # the gradient is the mean over all: whose is the fault cannot be told here
+            return NotFinite(("the loss or gradient of a process",), ())
         terms = tuple(name for name, good in zip(LossTerms._fields, finite.all(0).tolist(), strict=True) if not good)
         chosen = [b for b, good in zip(batches, finite.all(1).tolist(), strict=True) if not good] or batches
         ids = tuple(i for batch in chosen for i in batch.image_ids.tolist())

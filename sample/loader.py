@@ -253,6 +253,7 @@ def make_loader(
         pin_memory=torch.device(device).type == "cuda",
         worker_init_fn=_one_thread,
         multiprocessing_context="fork" if fork else None,
+        generator=torch.Generator(),  # its own, so that iterating leaves PyTorch's random state alone
     )
 
 

@@ -229,3 +229,43 @@ def test_profile_writes_a_trace(config, tmp_path):
     assert main(config, tmp_path, "--profile", "train.validate_every=0") == 0
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert any("conv" in event.get("name", "") for event in events)
+
+
+def test_resume_from_the_best_leaves_nothing_of_the_later_run(config, tmp_path, monkeypatch):
+    """Neither last.pt nor best.pt are of iterations that the run goes on without."""
+    aps = iter([0.2, 0.5, 0.1])
+    measure = train_script.measure_ap
+    monkeypatch.setattr(train_script, "measure_ap", lambda *a: measure(*a) | {"AP": next(aps)})
+    output = tmp_path / "r"
+    every = ["train.snapshot_every=3", "train.ap_every=3", "train.keep=9"]
+    assert main(config, output, *every) == 0
+    assert checkpoint.load(output / "best.pt")["iteration"] == 6
+    assert main(config, output, *every, "train.iterations=3", "--resume", str(output / "00000003.pt")) == 0
+    assert checkpoint.load(output / "last.pt")["iteration"] == 3
+    assert sorted(p.name for p in output.glob("*.pt")) == ["00000003.pt", "last.pt"]
+
+
+def test_a_validation_due_at_the_end_is_made_up_for(config, run, tmp_path):
+    """A run that was killed between its last snapshot and the validation."""
+    output = tmp_path / "r"
+    shutil.copytree(run, output)
+    rows = read_metrics(output / "metrics.jsonl")
+    last = rows[-1]
+    assert last["iteration"] == 9 and "val_loss" in last
+    (output / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
+    assert main(config, output, "--resume") == 0
+    assert read_metrics(output / "metrics.jsonl") == rows
+
+
+def test_another_layout_of_the_weights_on_resume(config, run, tmp_path):
+    """The optimiser's moments follow, also for the fused Adam, which takes their layout for granted."""
+    found = []
+    for fused in ("true", "false"):
+        output = tmp_path / fused
+        start = ["--resume", str(tmp_path / "first" / "last.pt")]
+        if not (tmp_path / "first").exists():
+            assert main(config, tmp_path / "first", "train.iterations=3") == 0
+        assert main(config, output, "train.channels_last=true", f"train.fused_adam={fused}", *start) == 0
+        found.append(checkpoint.load(output / "last.pt")["model"])
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=1e-3, atol=1e-5)
