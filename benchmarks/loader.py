@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from db import CocoIndex
-from nnet.experiment import load_split
+from nnet.experiment import exit_code, load_split
 from sample import Augment, Batch, MicroBatches, TrainingSet, make_loader, read_image
 from sample.augment import apply_crop, draw_crop
 from sample.colour import draw_colour
@@ -94,11 +94,15 @@ def crossing(index: CocoIndex) -> tuple[int, int, int]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="How fast the data loader is.")
-    parser.add_argument("--data", default="../shared/data/coco_tiny", metavar="DIR", help="COCO in its 2017 layout")
+    parser.add_argument("--data", default="data/coco", metavar="DIR", help="COCO in its 2017 layout")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], metavar="N")
     parser.add_argument("--images", type=int, default=2000, help="images that are timed")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each number of workers")
     args = parser.parse_args(argv)
+    return exit_code(lambda: measure(args))
+
+
+def measure(args: argparse.Namespace) -> int:
     index = load_split(args.data, ["train2017"], ["annotations/instances_train2017.json"])
     torch.set_num_threads(1)  # as in a worker
 
