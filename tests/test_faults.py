@@ -250,7 +250,8 @@ def test_killed_at_every_point_of_a_save(tmp_path):
         assert found["iteration"] >= checkpoint.load(folder / "last.pt")["iteration"] >= 1
         assert checkpoint.load(folder / "best.pt")["iteration"] in (1, 2)
         ends.append((found["iteration"], process.exitcode))
-        snapshots.clear(found["iteration"])
+        snapshots.clear(found["iteration"], path)
+        assert checkpoint.load(folder / "last.pt")["iteration"] == found["iteration"]
         assert not list(folder.glob(".*"))
         if process.exitcode == 0:
             break
