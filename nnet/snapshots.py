@@ -106,3 +106,4 @@ def replace_by_link(path: Path, name: Path) -> None:
     except OSError:
         shutil.copyfile(path, partial)
     os.replace(partial, name)
+    partial.unlink(missing_ok=True)  # still there where `name` was another name of the file already
