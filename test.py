@@ -33,6 +33,7 @@ from nnet.experiment import (
 from nnet.inference import Detector, DetectSettings, Found
 from nnet.pictures import class_colour, draw_boxes, draw_detections, draw_heatmap, side_by_side, write_image
 from nnet.training import RunError, UnreadableCount
+from sample import read_image
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -70,12 +71,11 @@ def test(config: configs.Config, weights: Path, split_name: str, output: Path, d
     make_folder(output)
 
     decimals = 2 if config.test.as_published else None
-    results, unreadable, to_draw, seconds = [], [], [], 0.0
-    begun = time.perf_counter()
-    for i, image, found in detect_all(detector, index, group, unreadable.append):
+    results, unreadable, to_draw, begun = [], [], [], time.perf_counter()
+    for i, _, found in detect_all(detector, index, group, unreadable.append):
         results += to_results(index, i, *found, decimals)
         if i < draw:
-            to_draw.append((i, image, found))
+            to_draw.append((i, found))  # without the image: there may be many
     seconds = time.perf_counter() - begun
     results, unreadable = group.gather(results), group.gather(unreadable)
     if group.first:
@@ -104,9 +104,9 @@ def test(config: configs.Config, weights: Path, split_name: str, output: Path, d
         metrics["config"] = configs.to_dict(config)
         (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     # Last, for the results are worth more than the pictures.
-    for i, image, found in to_draw:
+    for i, found in to_draw:
         path = output / "pictures" / f"{int(index.image_ids[i]):012d}.jpg"
-        draw_image(path, detector, image, found, index, i)
+        draw_image(path, detector, read_image(index.path(i), tuple(index.sizes[i].tolist())), found, index, i)
     if group.first:
         print(f"{len(results):,} detections in {len(index):,} images; results, metrics.json and pictures in {output}")
         for line in unreadable:

@@ -329,7 +329,8 @@ def not_finite(what: NotFinite, index: CocoIndex, iteration: int) -> str:
     """Names the terms of the loss and the images."""
     paths = [index.path(int(index.image_ids.searchsorted(i))) for i in what.image_ids[:5]]
     more = ", ..." if len(what.image_ids) > 5 else ""
-    return f"iteration {iteration}: {', '.join(what.terms)} not finite, on {', '.join(paths)}{more}"
+    images = f", on {', '.join(paths)}{more}" if paths else ""  # those of another process are named there
+    return f"iteration {iteration}: {', '.join(what.terms)} not finite{images}"
 
 
 def validate(network, objective: Objective, index: CocoIndex, size, batch, device, iteration, log, signals) -> None:
