@@ -29,13 +29,14 @@ from nnet.experiment import (
     detect_all,
     exit_code,
     load_split,
+    make_detector,
     make_folder,
     same_categories,
     set_up_backends,
     split_files,
     stopping_reason,
 )
-from nnet.inference import Detector, DetectSettings
+from nnet.inference import DetectSettings
 from nnet.log import LOSS_TERMS, NoLog, RunLog, draw_curves, peak_memory, read_metrics
 from nnet.snapshots import Snapshots
 from nnet.training import (
@@ -161,7 +162,7 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
         print(f"no checkpoint in {output}: beginning anew")
 
     penalty, weights = Penalty(**asdict(config.penalty)), LossWeights(**asdict(config.loss))
-    objective = Objective(index.num_classes, penalty, weights, c.channels_last, precision.autocast)
+    objective = Objective(index.num_classes, penalty, weights, c.channels_last, precision.autocast, network.keypoints)
     stepped = torch.compile(network) if c.compile else network
     step = Step(stepped, optimizer, objective, group, len(batch), precision.scaler)
     size = tuple(config.data.input_size)
@@ -365,7 +366,7 @@ def measure_ap(network, config: configs.Config, index: CocoIndex, group: Group, 
     None on processes other than the first, and when a signal has asked the run to stop meanwhile.
     """
     group.share_buffers(network)
-    detector = Detector(network, DetectSettings(**asdict(config.test)), config.data.input_size, group.device)
+    detector = make_detector(network, DetectSettings(**asdict(config.test)), config.data.input_size, group.device)
     decimals = 2 if config.test.as_published else None
     results = []
     for i, _, found in detect_all(detector, index, group, lambda line: log.say(f"skipped {line}"), leave=False):

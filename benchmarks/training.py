@@ -81,7 +81,7 @@ def measure(config: configs.Config, classes: int, steps: int) -> dict:
     if c.compile:
         network.compile()
     penalty, weights = Penalty(**asdict(config.penalty)), LossWeights(**asdict(config.loss))
-    objective = Objective(classes, penalty, weights, c.channels_last, precision.autocast)
+    objective = Objective(classes, penalty, weights, c.channels_last, precision.autocast, network.keypoints)
     step = Step(network, optimizer, objective, Group(device), len(c.batch), precision.scaler)
 
     rng, seconds = np.random.default_rng(config.seed), []
