@@ -17,7 +17,16 @@ from pathlib import Path
 import numpy as np
 
 import configs
-from db import CocoIndex, GroundTruth, evaluate, false_discovery, results_name, submission_note, to_results, write_results
+from db import (
+    CocoIndex,
+    GroundTruth,
+    evaluate,
+    false_discovery,
+    results_name,
+    submission_note,
+    to_results,
+    write_results,
+)
 from models import build_network
 from nnet import checkpoint
 from nnet.distributed import Group
