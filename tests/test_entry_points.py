@@ -139,7 +139,7 @@ def test_test_dev_file_name_and_how_to_submit(config, run, toy, tmp_path, capsys
     split = f"data.test={{images: [val], annotations: [{annotations}]}}"
     arguments = [config, split, "--checkpoint", run / "last.pt", "--split", "test", "--output", tmp_path / "dev"]
     assert test_script.main([str(a) for a in arguments]) == 0
-    assert (tmp_path / "dev" / "detections_test-dev2017_cornernet-last_results.json").is_file()
+    assert (tmp_path / "dev" / "detections_test-dev2017_tiny-last_results.json").is_file()
     assert "to submit: zip" in capsys.readouterr().out
 
 
