@@ -30,9 +30,9 @@ from nnet.experiment import (
     set_up_backends,
     split_files,
 )
+from nnet.faults import RunError, UnreadableCount
 from nnet.inference import Detector, DetectSettings, Found
 from nnet.pictures import class_colour, draw_boxes, draw_detections, draw_heatmap, side_by_side, write_image
-from nnet.training import RunError, UnreadableCount
 from sample import read_image
 
 
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         config = configs.load(args.config, args.overrides)
         output = args.output or Path("runs") / Path(args.config).stem / args.split
         set_up_backends(config.train.threads, config.train.tf32)
-        with Group(choose_device(config.train.device)) as group:
+        with Group(choose_device(config.train.device), config.train.collective_timeout) as group:
             return test(config, args.checkpoint, args.split, output, args.draw, group)
 
     return exit_code(run, configs.ConfigError)
