@@ -27,13 +27,14 @@ from nnet.experiment import (
     choose_device,
     exit_code,
     load_split,
+    make_detector,
     make_folder,
     same_categories,
     set_up_backends,
     split_files,
 )
 from nnet.faults import RunError, Signals, UnreadableCount, stopping_reason
-from nnet.inference import Detector, DetectSettings
+from nnet.inference import DetectSettings
 from nnet.log import NoLog, RunLog, Window, draw_curves
 from nnet.snapshots import Snapshots
 from nnet.training import (
@@ -142,7 +143,7 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
     signals = Signals()
     size = tuple(config.data.input_size)
     if val_index:
-        detector = Detector(network, DetectSettings(**asdict(config.test)), size, device)
+        detector = make_detector(network, DetectSettings(**asdict(config.test)), size, device)
         _, files = split_files(config.data.root, config.data.val.images, config.data.val.annotations)
         validation = Validation(
             val_index, files, detector, step.objective, c.validate_images, max(batch), group, log, signals

@@ -15,13 +15,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Model:
-    detector: Literal["cornernet"] = "cornernet"
     stacks: int = 2  # hourglasses one after the other: 2 is Hourglass-104, 1 is Hourglass-52
     stem_width: int = 128  # channels of the 7x7 stride-2 convolution; the stride-2 block behind it has widths[0]
     widths: list[int] = field(default_factory=lambda: [256, 256, 384, 384, 384, 512])  # channels, outer level first
     blocks: list[int] = field(default_factory=lambda: [2, 2, 2, 2, 2, 4])  # residual blocks per level of widths
     pool_width: int = 128  # channels of the two corner-pooled branches of a prediction module
     corner_pooling: bool = True  # False: the two branches are summed unpooled (the paper's table on corner pooling)
+    # CenterNet's three parts (Duan et al., ICCV 2019); with none of them the network is CornerNet.
+    center_keypoints: bool = False  # central region exploration: predict centers; a box needs one of its class inside
+    center_pooling: bool = False  # centers see the maxima of their row and column
+    cascade_corner_pooling: bool = False  # corners look inside the object before they look along its boundary
     bn_init: Literal["uniform", "ones"] = "uniform"  # BatchNorm weights: U(0, 1), PyTorch's default in 2018, or 1
 
 
@@ -60,6 +63,7 @@ class Penalty:
     overlap: float = 0.3  # IoU that a pair of corners inside the radius keeps with the object (kind: object)
     radius: float = 2.5  # heatmap cells (kind: fixed)
     rule: Literal["cornernet", "centernet"] = "cornernet"  # whose released formula for the radius
+    center_divisor: float = 5.0  # a center's Gaussian has sigma = (2 radius + 1) / this; a corner's has 6
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,11 @@ class Test:
     resize: Literal["original", "fit"] = "original"
     corners: int = 100  # best corners of each kind per image (K)
     pairs: int = 1000  # best corner pairs per image
+    centers: int = 70  # best centers per image (and as many of its mirror image), where the network predicts them
+    # The center whose score a box takes. first: of those inside, the first of the image, else of its mirror image, as
+    # published; best: the one of the highest score (the paper does not say which).
+    center_match: Literal["first", "best"] = "first"
+    outside: float = 0.0  # pixels; boxes that reach as far outside the (resized) image are dropped; 0 = none are
     nms_kernel: int = 3  # heatmap cells: a corner is the maximum of a square of this side; odd
     embedding_distance: float = 0.5  # corners whose embeddings differ by more are no pair
     nms: Literal["hard", "linear", "gaussian"] = "gaussian"  # soft-NMS per class
@@ -173,6 +182,10 @@ def check_values(config: Config, fail: Callable[[str, str], None]) -> None:
     if len(model.blocks) != len(model.widths):
         counts = f"model.widths has {len(model.widths)}, this {len(model.blocks)}"
         fail("model.blocks", f"needs one number per level of model.widths: {counts}")
+    if model.center_pooling and not model.center_keypoints:
+        fail("model.center_pooling", "pools for center keypoints: needs model.center_keypoints, or be false")
+    if model.cascade_corner_pooling and not model.corner_pooling:
+        fail("model.cascade_corner_pooling", "is a kind of corner pooling: needs model.corner_pooling, or be false")
     if len(data.input_size) != 2:
         fail("data.input_size", f"expected two values, [height, width], got {data.input_size}")
     require("data.input_size", lambda x: x >= 16, "must be at least 16 pixels")
@@ -180,6 +193,9 @@ def check_values(config: Config, fail: Callable[[str, str], None]) -> None:
         fail("train.lr_drops", f"must be in rising order, got {train.lr_drops}")
     require("seed", lambda x: 0 <= x < 2**32, "must be from 0 to 2^32 - 1")
     require("test.nms_kernel", lambda x: x > 0 and x % 2 == 1, "must be odd and positive")
+    require("penalty.center_divisor", lambda x: x > 0, "must be above 0")
+    require("test.centers", lambda x: x > 0, "must be above 0")
+    require("test.outside", lambda x: x >= 0, "must be 0 (no limit) or more")
     require("train.lr_factor", lambda x: 0 < x <= 1, "must be above 0, at most 1")
     require("penalty.overlap", lambda x: 0 < x < 1, "must lie between 0 and 1")
     for key in ("augment.mirror", "augment.colour", "test.nms_overlap"):

@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from models.cornernet import KeypointNetwork, cornernet
+from models.centernet import centernet
+from models.cornernet import KeypointNetwork
 
-DETECTORS = {"cornernet": cornernet}
 
+def build_network(classes: int, **options: Any) -> KeypointNetwork:
+    """The network of a config's `model:` section, for this many classes, with fresh weights.
 
-def build_network(classes: int, detector: str, **options: Any) -> KeypointNetwork:
-    """The network of a config's `model:` section, for this many classes, with fresh weights."""
-    return DETECTORS[detector](classes, **options)
+    CornerNet is CenterNet without its three parts.
+    """
+    return centernet(classes, **options)

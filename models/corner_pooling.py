@@ -31,6 +31,33 @@ class NoPool(nn.Module):
         return a + b
 
 
+class CenterPool(nn.Module):
+    """Sum of two maps (B, C, H, W), one pooled over its whole columns and one over its whole rows.
+
+    Center pooling (CenterNet, Section 3.3): two opposite directional pools in series are the maximum of the line.
+    """
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return bottom_pool(top_pool(a)) + right_pool(left_pool(b))
+
+
+class CascadeBranch(ConvBlock):
+    """A branch that has looked inside the object before it is pooled along the boundary (CenterNet, Fig. 5b).
+
+    (B, inputs, H, W) -> (B, outputs, H, W). `inside` is the direction of the pool that looks inside. The convolution
+    that joins what it saw with the branch has neither bias nor BatchNorm, as released.
+    """
+
+    def __init__(self, inputs: int, outputs: int, inside: str):
+        super().__init__(inputs, outputs, 3)
+        self.inside = inside
+        self.look = ConvBlock(inputs, outputs, 3)
+        self.join = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(super().forward(x) + DIRECTIONS[self.inside](self.look(x)))
+
+
 class PredictionModule(nn.Module):
     """A residual block whose first convolution is two branches and a pool of both: (B, width, H, W) -> the same shape.
 
@@ -52,6 +79,13 @@ class PredictionModule(nn.Module):
         return self.out(F.relu(self.bn(self.conv(pooled)) + self.skip(x)))
 
 
-def corner_module(width: int, pool_width: int, pool: nn.Module) -> PredictionModule:
-    """CornerNet's prediction module: both branches are one 3x3 convolution block."""
+def prediction_module(width: int, pool_width: int, pool: nn.Module) -> PredictionModule:
+    """The module of CornerNet, whose branches are one 3x3 convolution block each, with any pool."""
     return PredictionModule(width, pool_width, ConvBlock(width, pool_width, 3), ConvBlock(width, pool_width, 3), pool)
+
+
+def cascade_module(width: int, pool_width: int, pool: CornerPool) -> PredictionModule:
+    """Cascade corner pooling (CenterNet, Section 3.3): each branch first looks inside, along the other's direction."""
+    first, second = pool.directions
+    branches = CascadeBranch(width, pool_width, inside=second), CascadeBranch(width, pool_width, inside=first)
+    return PredictionModule(width, pool_width, *branches, pool)

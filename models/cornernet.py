@@ -1,15 +1,20 @@
 """CornerNet: a backbone, and for each stack and each kind of corner a prediction module with its heads (Fig. 4)."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from models.corner_pooling import CornerPool, NoPool, corner_module
+from models.corner_pooling import CornerPool, NoPool, prediction_module
 from models.hourglass import StackedHourglass
 from models.layers import head, init_batch_norm
 
 HEATMAP_BIAS = -2.19  # logit of 0.1: what a heatmap predicts before it has learnt anything
+
+# The corners that are paired, and the directions of their pools: the object lies below and to the right of its top-left
+# corner, which therefore looks from the bottom and from the right edge.
+CORNERS = {"top_left": ("top", "left"), "bottom_right": ("bottom", "right")}
 
 
 class KeypointMaps(NamedTuple):
@@ -24,7 +29,7 @@ class KeypointMaps(NamedTuple):
     offset: Tensor
 
 
-# One stack's predictions by kind of keypoint: "top_left", "bottom_right".
+# One stack's predictions by kind of keypoint: "top_left", "bottom_right", and in CenterNet "center".
 Predictions = dict[str, KeypointMaps]
 
 
@@ -57,6 +62,11 @@ class KeypointNetwork(nn.Module):
         init_batch_norm(self, bn_init)
 
     @property
+    def keypoints(self) -> tuple[str, ...]:
+        """The kinds of keypoints it predicts."""
+        return tuple(self.branches)
+
+    @property
     def divisor(self) -> int:
         """Images are best padded to a multiple of this, less one, in height and width."""
         return self.backbone.divisor
@@ -72,30 +82,36 @@ class KeypointNetwork(nn.Module):
         return [{name: branch[s](features[s]) for name, branch in self.branches.items()} for s in stacks]
 
 
-def cornernet(
+def keypoint_network(
     classes: int,
+    modules: Mapping[str, Callable[[int, int], nn.Module]],
     stacks: int = 2,
     stem_width: int = 128,
     widths: Sequence[int] = (256, 256, 384, 384, 384, 512),
     blocks: Sequence[int] = (2, 2, 2, 2, 2, 4),
     pool_width: int = 128,
-    corner_pooling: bool = True,
     bn_init: str = "uniform",
 ) -> KeypointNetwork:
-    """CornerNet on stacked hourglasses. The defaults are Hourglass-104; with one stack it is Hourglass-52."""
+    """Branches on stacked hourglasses; the defaults are Hourglass-104, which with one stack is Hourglass-52.
+
+    modules: by kind of keypoint, what makes its prediction module from `width` and `pool_width`. Kinds in CORNERS are
+    grouped into objects, and have embeddings.
+    """
     backbone = StackedHourglass(stacks, stem_width, widths, blocks)
     width = backbone.width
-    # The object lies below and to the right of its top-left corner: pool from the bottom and from the right edge.
-    pools = {"top_left": ("top", "left"), "bottom_right": ("bottom", "right")}
     branches = {
-        name: [
-            KeypointBranch(
-                corner_module(width, pool_width, CornerPool(*directions) if corner_pooling else NoPool()),
-                width,
-                classes,
-            )
-            for _ in range(stacks)
-        ]
-        for name, directions in pools.items()
+        name: [KeypointBranch(make(width, pool_width), width, classes, name in CORNERS) for _ in range(stacks)]
+        for name, make in modules.items()
     }
     return KeypointNetwork(backbone, branches, bn_init)
+
+
+def corner_modules(pooling: bool = True) -> dict[str, Callable[[int, int], nn.Module]]:
+    """What makes CornerNet's prediction modules; without pooling the two branches are summed as they are."""
+    pools = {name: CornerPool(*directions) if pooling else NoPool() for name, directions in CORNERS.items()}
+    return {name: partial(prediction_module, pool=pool) for name, pool in pools.items()}
+
+
+def cornernet(classes: int, corner_pooling: bool = True, **options: Any) -> KeypointNetwork:
+    """CornerNet; options are those of `keypoint_network`."""
+    return keypoint_network(classes, corner_modules(corner_pooling), **options)

@@ -1,4 +1,4 @@
-"""From the maps of one image, or several, to boxes (CornerNet, Section 4.2)."""
+"""From the maps of one image, or several, to boxes (CornerNet, Section 4.2) and centers (CenterNet, Section 3.2)."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from models.cornernet import KeypointMaps
 
 
 class Keypoints(NamedTuple):
-    """The best keypoints of each image, highest score first; all (B, K). x, y: cells, offset not added."""
+    """The best keypoints of each image, highest score first; all (B, K). x, y: cells."""
 
     scores: Tensor
     labels: Tensor
@@ -35,7 +35,7 @@ class Detections(NamedTuple):
 def top_keypoints(heatmap: Tensor, k: int, kernel: int = 3) -> Keypoints:
     """The k best local maxima of heatmap (B, classes, h, w), scores in 0..1, over all classes; fewer if so there are.
 
-    A cell is a maximum when nothing in the kernel x kernel cells around it is higher.
+    A cell is a maximum when nothing in the kernel x kernel cells around it is higher. x, y: without offsets.
     """
     peak = F.max_pool2d(heatmap, kernel, stride=1, padding=kernel // 2) == heatmap
     batch, _, height, width = heatmap.shape
@@ -48,6 +48,19 @@ def at_keypoints(maps: Tensor, points: Keypoints) -> Tensor:
     """Values of maps (B, C, h, w) at the keypoints: (B, C, K)."""
     index = points.y * maps.shape[-1] + points.x
     return maps.flatten(2).gather(2, index[:, None].expand(-1, maps.shape[1], -1))
+
+
+def locate(offset: Tensor, points: Keypoints) -> tuple[Tensor, Tensor]:
+    """x and y of the keypoints in cells, each (B, K), with what offset (B, 2, h, w) adds to them."""
+    added = at_keypoints(offset.float(), points)
+    return points.x + added[:, 0], points.y + added[:, 1]
+
+
+def decode_centers(maps: KeypointMaps, k: int = 70, kernel: int = 3) -> Keypoints:
+    """The k best centers of objects, x and y with their offsets (CenterNet, Section 3.2, steps 1 and 2)."""
+    points = top_keypoints(maps.heatmap.float().sigmoid(), k, kernel)
+    x, y = locate(maps.offset, points)
+    return points._replace(x=x, y=y)
 
 
 def decode_corners(
@@ -67,9 +80,8 @@ def decode_corners(
     corners = []
     for maps in (top_left, bottom_right):
         points = top_keypoints(maps.heatmap.float().sigmoid(), k, kernel)
-        offset = at_keypoints(maps.offset.float(), points)  # (B, 2, K)
         embedding = at_keypoints(maps.embedding.float(), points)[:, 0]  # (B, K)
-        corners.append((points.scores, points.labels, points.x + offset[:, 0], points.y + offset[:, 1], embedding))
+        corners.append((points.scores, points.labels, *locate(maps.offset, points), embedding))
     # Top-left corners run along the first axis of the (B, K, K) pairs, bottom-right corners along the second.
     tl_score, tl_label, x1, y1, tl_embedding = (v[:, :, None] for v in corners[0])
     br_score, br_label, x2, y2, br_embedding = (v[:, None, :] for v in corners[1])

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from db import CocoIndex, DataError, load_index
+from models.cornernet import KeypointNetwork
+from nnet.centers import TripletDetector
 from nnet.checkpoint import CheckpointError
 from nnet.distributed import Group
 from nnet.faults import stopping_reason
@@ -92,6 +94,13 @@ def same_categories(index: CocoIndex, ids: Sequence[int], names: Sequence[str], 
     )
 
 
+def make_detector(network: KeypointNetwork, *args, true_centers: bool = False) -> Detector:
+    """The detector of a network, by the keypoints it predicts; arguments as of Detector and TripletDetector."""
+    if "center" in network.keypoints:
+        return TripletDetector(network, *args, true_centers=true_centers)
+    return Detector(network, *args)
+
+
 def detect_all(
     detector: Detector,
     index: CocoIndex,
@@ -110,11 +119,12 @@ def detect_all(
         for i in bar:
             group.working()
             try:
-                image = read_image(index.path(i), tuple(index.sizes[i].tolist()))
+                with detector.timed("load"):
+                    image = read_image(index.path(i), tuple(index.sizes[i].tolist()))
             except UnreadableImage as error:
                 unreadable(str(error))
                 continue
-            detections = detector(image)
+            detections = detector(image, index.annotations(i))
             found += len(detections.scores)
             bar.set_postfix(boxes=f"{found:,}", refresh=False)
             yield i, image, detections

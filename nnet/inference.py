@@ -1,6 +1,9 @@
 """From an image to its detections (CornerNet, Section 4.2): scales, mirror, network, decoding, merging."""
 
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import cv2
@@ -9,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from external.soft_nms import soft_nms, soft_nms_merge
-from models.cornernet import KeypointMaps, Predictions
+from models.cornernet import CORNERS, KeypointMaps, Predictions
 from models.decode import Detections, decode_corners
 from models.hourglass import feature_size
+from nnet.pictures import draw_heatmap
 from sample.augment import fit_image, place
 from sample.colour import normalise
 
@@ -26,6 +30,9 @@ class DetectSettings(NamedTuple):
     resize: str = "original"
     corners: int = 100
     pairs: int = 1000
+    centers: int = 70
+    center_match: str = "first"
+    outside: float = 0.0
     nms_kernel: int = 3
     embedding_distance: float = 0.5
     nms: str = "gaussian"
@@ -49,6 +56,10 @@ class Placement(NamedTuple):
     border: tuple[float, float]
     size: tuple[float, float]
     scale: tuple[float, float]
+
+
+# What is annotated in an image: boxes (n, 4) x1, y1, x2, y2 in pixels, labels (n,).
+Truth = tuple[np.ndarray, np.ndarray]
 
 
 class Found(NamedTuple):
@@ -89,21 +100,36 @@ def detection_rows(found: Detections) -> np.ndarray:
     return torch.cat([v.to(torch.float32) for v in columns], 2).cpu().numpy()
 
 
-def to_image(rows: np.ndarray, placement: Placement) -> np.ndarray:
+def on_image(points: np.ndarray, placement: Placement) -> np.ndarray:
+    """x, y in cells, of the image and, if B is 2, of its mirror image: (B, n, 2) -> (B * n, 2) in pixels of the resized
+    image."""
+    cells = feature_size(placement.canvas)
+    points = points.copy()
+    if len(points) == 2:
+        points[1, :, 0] = cells[1] - points[1, :, 0]
+    for axis, column in ((1, 0), (0, 1)):
+        points[..., column] /= cells[axis] / placement.canvas[axis]
+        points[..., column] -= placement.border[axis]
+    return points.reshape(-1, 2)
+
+
+def to_image(rows: np.ndarray, placement: Placement, outside: float = 0.0) -> np.ndarray:
     """Rows of boxes in cells, of the image and, if B is 2, of its mirror image, as rows of boxes in the image's pixels.
 
-    rows: (B, n, 8). Returns (B * n, 8), clipped to the image (to the resized image, before its scale is undone).
+    rows: (B, n, 8). Returns (B * n, 8), clipped to the image (to the resized image, before its scale is undone). With
+    `outside` (pixels of the resized image), boxes that reach as far outside are rejected.
     """
-    rows = rows.copy()
-    cells = feature_size(placement.canvas)
-    if len(rows) == 2:
-        rows[1, :, [0, 2]] = cells[1] - rows[1, :, [2, 0]]
-    rows = rows.reshape(-1, rows.shape[-1])
-    for axis, columns in ((1, slice(0, 4, 2)), (0, slice(1, 4, 2))):
-        rows[:, columns] /= cells[axis] / placement.canvas[axis]
-        rows[:, columns] -= placement.border[axis]
-        np.clip(rows[:, columns], 0, placement.size[axis], out=rows[:, columns])
-        rows[:, columns] /= placement.scale[axis]
+    first, last = on_image(rows[..., :2], placement), on_image(rows[..., 2:4], placement)
+    mirrored = slice(rows.shape[1], None)  # right and left have changed places
+    first[mirrored, 0], last[mirrored, 0] = last[mirrored, 0], first[mirrored, 0].copy()
+    height, width = placement.size
+    rows = rows.reshape(-1, rows.shape[-1]).copy()
+    rows[:, :4] = np.concatenate([first, last], 1)
+    if outside:
+        far = (rows[:, :2] <= -outside).any(1) | (rows[:, 2] >= width + outside) | (rows[:, 3] >= height + outside)
+        rows[far, 4] = REJECTED
+    rows[:, :4] = rows[:, :4].clip(0, np.array([width, height] * 2, rows.dtype))
+    rows[:, :4] /= np.array([placement.scale[1], placement.scale[0]] * 2, rows.dtype)
     return rows
 
 
@@ -137,7 +163,10 @@ def suppress(rows: np.ndarray, settings: DetectSettings) -> Found:
 
 
 class Detector:
-    """A network together with how it is tested. Call it with an image."""
+    """A network together with how it is tested. Call it with an image.
+
+    seconds: time spent so far on parts of the work: "load" (reading, resizing), "network", "decode", "nms".
+    """
 
     def __init__(self, network: nn.Module, settings: DetectSettings, input_size: tuple[int, int], device: torch.device):
         """input_size: (height, width) of training, used by `resize: fit` alone."""
@@ -145,6 +174,7 @@ class Detector:
         self.settings = settings
         self.input_size = tuple(input_size)
         self.device = device
+        self.seconds: Counter[str] = Counter()
 
     def place(self, image: np.ndarray, scale: float) -> tuple[np.ndarray, Placement]:
         """The canvas of an image (H, W, 3) uint8 BGR at a scale, and how the image lies on it."""
@@ -162,8 +192,9 @@ class Detector:
     def predict(self, canvas: np.ndarray) -> Predictions:
         """Maps of the last stack for a canvas (H, W, 3) and, when mirror is on, its mirror image: batch 1 or 2."""
         views = [canvas, canvas[:, ::-1]] if self.settings.mirror else [canvas]
-        images = torch.from_numpy(np.stack(views).transpose(0, 3, 1, 2).copy()).to(self.device)
-        return self.network(normalise(images))[-1]
+        with self.timed("network"):
+            images = torch.from_numpy(np.stack(views).transpose(0, 3, 1, 2).copy()).to(self.device)
+            return self.network(normalise(images))[-1]
 
     def decode(self, maps: Predictions) -> np.ndarray:
         """Rows (B, n, 8) of the best pairs, in cells."""
@@ -173,19 +204,57 @@ class Detector:
         )
         return detection_rows(found)
 
-    def __call__(self, image: np.ndarray) -> Found:
-        """Detections of an image (H, W, 3) uint8 BGR, H and W of at least 1."""
-        rows = []
+    def views(self, image: np.ndarray) -> Iterator[tuple[float, Placement, Predictions]]:
+        """The scales, how the image lies on the canvas of each, and what the network makes of it."""
         for scale in self.settings.scales:
-            canvas, placement = self.place(image, scale)
-            rows.append(to_image(self.decode(self.predict(canvas)), placement))
-        return suppress(np.concatenate(rows), self.settings)
+            with self.timed("load"):
+                canvas, placement = self.place(image, scale)
+            yield scale, placement, self.predict(canvas)
+
+    def pairs(self, maps: Predictions, placement: Placement) -> np.ndarray:
+        """Rows (n, 8) of the best pairs of corners, in pixels of the image."""
+        with self.timed("decode"):
+            return to_image(self.decode(maps), placement, self.settings.outside)
+
+    def proposals(self, image: np.ndarray, truth: Truth | None = None) -> np.ndarray:
+        """Rows (n, 8) of boxes in pixels of the image, of all scales and both views."""
+        return np.concatenate([self.pairs(maps, placement) for _, placement, maps in self.views(image)])
+
+    def __call__(self, image: np.ndarray, truth: Truth | None = None) -> Found:
+        """Detections of an image (H, W, 3) uint8 BGR, H and W of at least 1.
+
+        truth: the image's annotations, for an analysis that puts them in place of predictions.
+        """
+        rows = self.proposals(image, truth)
+        with self.timed("nms"):
+            return suppress(rows, self.settings)
 
     def heatmaps(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """By kind of keypoint, the scores 0..1 of the best class at each pixel of the image: (H, W) float32."""
         canvas, placement = self.place(image, 1.0)
         maps = self.predict(canvas)
         return {name: heatmap_on_image(m, placement, image.shape[:2]) for name, m in maps.items()}
+
+    def pictures(self, image: np.ndarray, truth: Truth | None = None) -> dict[str, np.ndarray]:
+        """By title, pictures (H, W, 3) uint8 BGR of how the detections of an image come about."""
+        return self.heatmap_pictures(image, self.heatmaps(image))
+
+    @staticmethod
+    def heatmap_pictures(image: np.ndarray, heatmaps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The heatmaps over the image, by title."""
+        return {
+            f"{name.replace('_', '-')} {'corners' if name in CORNERS else 'keypoints'}": draw_heatmap(image, heatmap)
+            for name, heatmap in heatmaps.items()
+        }
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the time within to `seconds`; waits for the GPU, so that each part has its own time."""
+        begun = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[part] += time.perf_counter() - begun
 
 
 def heatmap_on_image(maps: KeypointMaps, placement: Placement, size: tuple[int, int]) -> np.ndarray:

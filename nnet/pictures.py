@@ -99,6 +99,23 @@ def draw_heatmap(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
     return (0.55 * grey * (1 - opacity) + colours * opacity).round().clip(0, 255).astype(np.uint8)
 
 
+def draw_regions(
+    image: np.ndarray,
+    heatmap: np.ndarray,
+    regions: np.ndarray,
+    colours: Sequence[Colour],
+    points: np.ndarray,
+) -> np.ndarray:
+    """The heatmap of centers over the image, with central regions of boxes (N, 4) and centers (M, 2), a cross each."""
+    picture = draw_heatmap(image, heatmap)
+    factor = picture.shape[1] / image.shape[1]
+    picture = draw_boxes(picture, np.asarray(regions).reshape(-1, 4) * factor, [""] * len(regions), colours)
+    for x, y in (np.asarray(points).reshape(-1, 2) * factor).round().astype(int).tolist():
+        for colour, line in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            cv2.drawMarker(picture, (x, y), colour, cv2.MARKER_TILTED_CROSS, 12, line, cv2.LINE_AA)
+    return picture
+
+
 def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
     """Pictures in a row, brought to the height of the tallest, each under its title."""
     height = max(picture.shape[0] for picture in pictures)

@@ -2,7 +2,7 @@
 
 A released checkpoint is a pickled state dict whose names begin with `module.`: pre = stem; kps.S = hourglass of stack S
 with up1 (skip), low1 (down), low2 (inner), low3 (up); cnvs = features; inters_, cnvs_, inters = what joins two stacks;
-tl_cnvs, br_cnvs = prediction modules; *_heats, *_tags, *_regrs = heads.
+tl_cnvs, br_cnvs, ct_cnvs = prediction modules; *_heats, *_tags, *_regrs = heads.
 """
 
 import re
@@ -19,6 +19,9 @@ MODULE = {
     "bn1": "skip.1",
 }
 MODULE |= {"conv2": "out"}
+# Of cascade corner pooling: the block that looks inside the object, and the convolution that joins both.
+MODULE |= {"look_conv1": "first.look", "P1_look_conv": "first.join"}
+MODULE |= {"look_conv2": "second.look", "P2_look_conv": "second.join"}
 BACKBONE = {"pre": "stem", "cnvs": "features", "inters_": "from_input", "cnvs_": "from_features", "inters": "merge"}
 
 

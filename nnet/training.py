@@ -19,13 +19,14 @@ from models.layers import Residual
 from models.losses import LossTerms, LossWeights, stack_loss
 from nnet import checkpoint
 from nnet.distributed import Group
-from sample import Batch, Penalty, corner_targets, normalise
+from sample import CORNERS, Batch, Penalty, box_targets, normalise
 
 
 class Objective(NamedTuple):
     """What is minimised, apart from the network: how targets are drawn, how the terms are weighted, in which precision.
 
     autocast: makes the context in which the network runs; the loss is computed outside it, in float32.
+    keypoints: the kinds that the network predicts.
     """
 
     classes: int
@@ -33,6 +34,7 @@ class Objective(NamedTuple):
     weights: LossWeights
     channels_last: bool = False
     autocast: Callable[[], AbstractContextManager] = nullcontext
+    keypoints: Sequence[str] = CORNERS
 
     def __call__(self, network: nn.Module, batch: Batch) -> LossTerms:
         """Loss of one micro-batch, on the device its tensors are on; each term is (stacks,)."""
@@ -41,7 +43,8 @@ class Objective(NamedTuple):
             images = images.contiguous(memory_format=torch.channels_last)
         size = tuple(images.shape[-2:])
         boxes = batch.boxes, batch.labels, batch.image_index
-        targets = corner_targets(*boxes, len(images), self.classes, size, feature_size(size), self.penalty)
+        shape = len(images), self.classes, size, feature_size(size)
+        targets = box_targets(self.keypoints, *boxes, *shape, self.penalty)
         with self.autocast():
             outputs = network(images, every_stack=True)
         stacks = [stack_loss(maps, targets, batch.image_index, self.weights) for maps in outputs]
@@ -167,7 +170,8 @@ def build_step(
     # False would forbid PyTorch its choice, on CUDA a loop over tensors by one kernel.
     optimizer = torch.optim.Adam(network.parameters(), lr=options.lr, fused=options.fused_adam or None)
     precision = Precision(options.precision, device)
-    objective = Objective(classes, penalty, weights, options.channels_last, precision.autocast)
+    autocast = precision.autocast
+    objective = Objective(classes, penalty, weights, options.channels_last, autocast, network.keypoints)
     return Step(network, optimizer, objective, group, in_all, precision.scaler, options.compile)
 
 

@@ -14,7 +14,7 @@ from models.hourglass import feature_size
 from nnet.inference import best_class
 from nnet.pictures import draw_heatmap, side_by_side
 from nnet.training import Objective
-from sample import TrainingSet, corner_targets, normalise
+from sample import TrainingSet, box_targets, normalise
 
 TRACED = 3  # steps of a trace, after as many to warm up
 
@@ -30,9 +30,8 @@ def draw_predictions(
     for i in range(len(index)):
         image, boxes, labels, *_ = samples[0, i]
         boxes, labels = torch.from_numpy(boxes), torch.from_numpy(labels)
-        targets = corner_targets(
-            boxes, labels, torch.zeros_like(labels), 1, objective.classes, size, feature_size(size), objective.penalty
-        )
+        shape = 1, objective.classes, size, feature_size(size)
+        targets = box_targets(objective.keypoints, boxes, labels, torch.zeros_like(labels), *shape, objective.penalty)
         views = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))[None]).to(device)
         with objective.autocast():
             maps = network(normalise(views))[-1]

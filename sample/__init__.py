@@ -11,9 +11,10 @@ from .loader import (
     make_loader,
     validation_batches,
 )
-from .targets import KeypointTargets, Penalty, corner_targets, gaussian_radius
+from .targets import CORNERS, KeypointTargets, Penalty, box_targets, gaussian_radius
 
 __all__ = [
+    "CORNERS",
     "MEAN",
     "STD",
     "Augment",
@@ -26,7 +27,7 @@ __all__ = [
     "TrainingSet",
     "Unreadable",
     "UnreadableImage",
-    "corner_targets",
+    "box_targets",
     "fit_image",
     "gaussian_radius",
     "make_loader",

@@ -1,7 +1,8 @@
-"""Training targets, drawn on the device from the boxes of a batch (CornerNet, sections 3.2 and 3.3)."""
+"""Training targets, drawn on the device from the boxes of a batch (CornerNet, sections 3.2, 3.3; CenterNet, 3.2)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 Size = tuple[int, int]  # height, width
 
+DIVISOR = 6  # of a corner's Gaussian: its standard deviation is (2 radius + 1) / this
 OBJECTS_AT_ONCE = 1024  # Gaussians drawn per step: bounds the memory (60 MB at radius 30)
 
 
@@ -22,6 +24,7 @@ class Penalty(NamedTuple):
     overlap: float = 0.3  # object: a pair of corners within the radius makes a box of at least this IoU; above 0
     radius: float = 2.5  # fixed: in cells
     rule: str = "cornernet"  # object: whose released formula gives the radius, "cornernet" or "centernet"
+    center_divisor: float = 5  # the standard deviation at centers is (2 radius + 1) / this; at corners it is 6
 
 
 class Spread(NamedTuple):
@@ -65,7 +68,7 @@ def gaussian_radius(height: ArrayLike, width: ArrayLike, overlap: float, rule: s
 
 
 def draw_gaussians(
-    num_maps: int, size: Size, maps: Tensor, cells: Tensor, spread: Spread, denominator: float = 6
+    num_maps: int, size: Size, maps: Tensor, cells: Tensor, spread: Spread, divisor: float = DIVISOR
 ) -> Tensor:
     """Draw N Gaussians into maps of zeros, where they overlap the greater (section 3.2).
 
@@ -73,7 +76,7 @@ def draw_gaussians(
         num_maps, size: how many maps, and their height and width.
         maps: (N,) int64, the map of each object.
         cells: (N, 2) int64, x and y of the cell in which its Gaussian is 1; inside the map.
-        spread: their radii; the standard deviation is (2 radius + 1) / denominator.
+        spread: their radii; the standard deviation is (2 radius + 1) / divisor.
 
     Returns float32 (num_maps, height, width). (The released code also zeroes values below the machine's epsilon; within
     the window none comes near it.)
@@ -81,7 +84,7 @@ def draw_gaussians(
     height, width = size
     heatmap = torch.zeros(num_maps * height * width, device=cells.device)
     steps = torch.arange(-spread.limit, spread.limit + 1, device=cells.device)  # (D,)
-    sigma = (2 * spread.radius + 1) / denominator
+    sigma = (2 * spread.radius + 1) / divisor
     for first in range(0, len(cells), OBJECTS_AT_ONCE):
         part = slice(first, first + OBJECTS_AT_ONCE)
         near = steps.abs() <= spread.cut[part, None]  # (n, D)
@@ -126,24 +129,34 @@ def keypoint_targets(
     input_size: Size,
     output_size: Size,
     spread: Spread,
-    denominator: float = 6,
+    divisor: float = DIVISOR,
 ) -> KeypointTargets:
     """Targets for one keypoint per object.
 
     Args:
         points: (N, 2) float64, x and y in input pixels.
         labels, image_index: (N,) int64, class and image of each object.
-        spread, denominator: as for `draw_gaussians`.
+        spread, divisor: as for `draw_gaussians`.
     """
     (in_h, in_w), (height, width) = input_size, output_size
     exact = torch.stack([points[:, 0] * (width / in_w), points[:, 1] * (height / in_h)], 1)
     x, y = (exact[:, axis].long().clamp(0, limit - 1) for axis, limit in ((0, width), (1, height)))
     cells = torch.stack([x, y], 1)
-    heatmap = draw_gaussians(batch * classes, output_size, image_index * classes + labels, cells, spread, denominator)
+    heatmap = draw_gaussians(batch * classes, output_size, image_index * classes + labels, cells, spread, divisor)
     return KeypointTargets(heatmap.view(batch, classes, height, width), y * width + x, exact - cells)
 
 
-def corner_targets(
+# Where each kind of keypoint lies in boxes (N, 4): (N, 2), x and y.
+POINTS = {
+    "top_left": lambda boxes: boxes[:, :2],
+    "bottom_right": lambda boxes: boxes[:, 2:],
+    "center": lambda boxes: (boxes[:, :2] + boxes[:, 2:]) / 2,
+}
+CORNERS = ("top_left", "bottom_right")
+
+
+def box_targets(
+    keypoints: Sequence[str],
     boxes: Tensor,
     labels: Tensor,
     image_index: Tensor,
@@ -153,7 +166,7 @@ def corner_targets(
     output_size: Size,
     penalty: Penalty,
 ) -> dict[str, KeypointTargets]:
-    """Targets "top_left" and "bottom_right" of a batch, on the device of its boxes.
+    """Targets of each of the `keypoints` (names in POINTS) of a batch, on the device of its boxes.
 
     Args:
         boxes: (N, 4) float64, x1, y1, x2, y2 in input pixels, of all images together.
@@ -162,7 +175,5 @@ def corner_targets(
     """
     spread = penalty_spread(boxes, input_size, output_size, penalty)
     where = (labels, image_index, batch, classes, input_size, output_size, spread)
-    return {
-        "top_left": keypoint_targets(boxes[:, :2], *where),
-        "bottom_right": keypoint_targets(boxes[:, 2:], *where),
-    }
+    divisor = {"center": penalty.center_divisor}
+    return {name: keypoint_targets(POINTS[name](boxes), *where, divisor.get(name, DIVISOR)) for name in keypoints}

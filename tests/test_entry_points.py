@@ -18,7 +18,7 @@ import torch
 import test as test_script
 import train as train_script
 from configs import Config, load, to_dict
-from models.cornernet import cornernet
+from models.cornernet import cornernet, keypoint_network
 from models.losses import LossWeights
 from nnet import checkpoint
 from nnet.inference import Detector, DetectSettings
@@ -38,9 +38,11 @@ def test_defaults_of_the_schema_are_those_of_the_parts():
     assert Penalty(**asdict(config.penalty)) == Penalty()
     assert LossWeights(**asdict(config.loss)) == LossWeights()
     assert DetectSettings(**asdict(config.test) | {"scales": tuple(config.test.scales)}) == DetectSettings()
-    ours, parameters = asdict(config.model), inspect.signature(cornernet).parameters
+    ours = asdict(config.model)
+    parameters = inspect.signature(cornernet).parameters | inspect.signature(keypoint_network).parameters
     default = {name: p.default for name, p in parameters.items() if name in ours}
-    assert {k: list(v) if isinstance(v, tuple) else v for k, v in default.items()} | {"detector": "cornernet"} == ours
+    default |= dict.fromkeys(["center_keypoints", "center_pooling", "cascade_corner_pooling"], False)
+    assert {k: list(v) if isinstance(v, tuple) else v for k, v in default.items()} == ours
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +139,7 @@ def test_test_dev_file_name_and_how_to_submit(config, run, toy, tmp_path, capsys
     split = f"data.test={{images: [val], annotations: [{annotations}]}}"
     arguments = [config, split, "--checkpoint", run / "last.pt", "--split", "test", "--output", tmp_path / "dev"]
     assert test_script.main([str(a) for a in arguments]) == 0
-    assert (tmp_path / "dev" / "detections_test-dev2017_cornernet-last_results.json").is_file()
+    assert (tmp_path / "dev" / "detections_test-dev2017_tiny-last_results.json").is_file()
     assert "to submit: zip" in capsys.readouterr().out
 
 

@@ -42,8 +42,48 @@ def test_experiments_differ_as_they_say():
     multiscale = load(FOLDER / "cornernet_hg104_multiscale.yaml")
     assert multiscale.test.scales == [0.5, 0.75, 1.0, 1.25, 1.5] and multiscale.test.merge
     assert (multiscale.model, multiscale.train) == (paper.model, paper.train)
+    assert load(FOLDER / "cornernet_hg52_multiscale.yaml") == load(
+        FOLDER / "cornernet_hg104_multiscale.yaml", ["model.stacks=1"]
+    )
     toy, bccd = load(FOLDER / "toy.yaml"), load(FOLDER / "bccd.yaml")
     assert bccd.data.train == toy.data.train and bccd.data.root == "data/bccd" and toy.data.test is None
+
+
+def test_centernets_differ_as_they_say():
+    centernet = load(FOLDER / "centernet_hg104.yaml")
+    assert sum(centernet.train.batch) == 48 and centernet.train.iterations == 480_000
+    assert centernet.train.lr_drops == [450_000]
+    assert (centernet.penalty.rule, centernet.penalty.overlap, centernet.penalty.center_divisor) == (
+        "centernet",
+        0.7,
+        5,
+    )
+    assert (centernet.test.corners, centernet.test.centers, centernet.test.outside) == (70, 70, 5)
+    small = load(FOLDER / "centernet_hg52.yaml")
+    assert small == load(FOLDER / "centernet_hg104.yaml", ["model.stacks=1"])
+    for name, single in (("centernet_hg104", centernet), ("centernet_hg52", small)):
+        multiscale = load(FOLDER / f"{name}_multiscale.yaml")
+        assert multiscale.test.scales == [0.6, 1.0, 1.2, 1.5, 1.8] and multiscale.test.merge
+        assert (multiscale.model, multiscale.train, multiscale.penalty) == (single.model, single.train, single.penalty)
+    rows = {"corners": (0, 0, 0), "cascade": (0, 0, 1), "regions": (1, 0, 0), "regions_pooling": (1, 1, 0)}
+    for name, row in rows.items():  # those of its table 4 differ from the whole in these three values alone
+        values = zip(("center_keypoints", "center_pooling", "cascade_corner_pooling"), row, strict=True)
+        overrides = [f"model.{key}={bool(value)}" for key, value in values]
+        assert load(FOLDER / f"centernet_hg52_{name}.yaml") == load(FOLDER / "centernet_hg52.yaml", overrides)
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("model.center_pooling=true", "needs model.center_keypoints"),
+        ("model.cascade_corner_pooling=true model.corner_pooling=false", "needs model.corner_pooling"),
+        ("penalty.center_divisor=0", "must be above 0"),
+        ("test.outside=-1", "must be 0 (no limit) or more"),
+        ("test.center_match=nearest", "first"),
+    ],
+)
+def test_center_options_that_do_not_go_together(override, message):
+    assert message in error_of(FOLDER / "cornernet_hg52.yaml", *override.split())
 
 
 def test_bases_merge_in_order_and_lists_are_replaced(tmp_path):

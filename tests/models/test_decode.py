@@ -8,14 +8,15 @@ import torch
 
 from models.cornernet import KeypointMaps
 from models.decode import decode_corners, top_keypoints
+from nnet.centers import center_rows
 from nnet.inference import detection_rows
 
 # What the goldens' README lists: (batch, classes, h, w, K, pairs), drawn one after the other.
 CASES = {"a": (2, 80, 32, 32, 100, 1000), "b": (1, 80, 48, 64, 70, 1000), "c": (1, 3, 16, 16, 20, 300)}
 
 
-def golden_maps(seed):
-    """(name, K, pairs, top-left maps, bottom-right maps) for each case."""
+def golden_maps(seed, centers):
+    """(name, K, pairs, top-left maps, bottom-right maps) for each case; with centers, their maps too."""
     r = np.random.RandomState(seed + 30)
     for name, (batch, classes, h, w, k, pairs) in CASES.items():
         heats = [r.standard_normal((batch, classes, h, w)) * 1.5 - 2 for _ in range(2)]
@@ -25,13 +26,18 @@ def golden_maps(seed):
             KeypointMaps(*(torch.from_numpy(v.astype(np.float32)) for v in parts))
             for parts in zip(heats, tags, offs, strict=True)
         ]
+        if centers:
+            heat, off = r.standard_normal((batch, classes, h, w)) * 1.5 - 2, r.uniform(0, 1, (batch, 2, h, w))
+            heat, off = (torch.from_numpy(v.astype(np.float32)) for v in (heat, off))
+            maps.append(KeypointMaps(heat, None, off))
         yield name, k, pairs, *maps
 
 
-def test_golden_decode(goldens):
-    expected = np.load(goldens / "decode_cornernet.npz")
+@pytest.mark.parametrize("detector", ["cornernet", "centernet"])
+def test_golden_decode(goldens, detector):
+    expected = np.load(goldens / f"decode_{detector}.npz")
     seed = json.loads((goldens / "manifest.json").read_text())["seed"]
-    for name, k, pairs, tl, br in golden_maps(seed):
+    for name, k, pairs, tl, br, *center in golden_maps(seed, detector == "centernet"):
         found = detection_rows(decode_corners(tl, br, k, pairs, 3, 0.5))
         want = expected[f"{name}_dets"]
         assert found.shape == want.shape
@@ -39,6 +45,10 @@ def test_golden_decode(goldens):
             kept = theirs[:, 4] > -1
             assert np.array_equal(ours[:, 4] > -1, kept)
             np.testing.assert_allclose(ours[kept], theirs[kept], rtol=0, atol=1e-5)
+        if center:
+            centers = center_rows(*center, k, 3)
+            assert centers.shape == expected[f"{name}_centers"].shape
+            np.testing.assert_allclose(centers, expected[f"{name}_centers"], rtol=0, atol=1e-5)
 
 
 def test_by_hand():

@@ -9,16 +9,26 @@ import torch
 from db import evaluate, load_index, to_results
 from models.cornernet import KeypointMaps, cornernet
 from models.hourglass import feature_size
+from nnet.centers import centers_to_image, keep_triplets
 from nnet.inference import Detector, DetectSettings, paste, place_original, suppress, to_image
 
-MULTI = DetectSettings(scales=(0.5, 0.75, 1.0, 1.25, 1.5), merge=True)
+# How the goldens were made: settings by the names of their files.
+CORNERNET = DetectSettings()
+CENTERNET = DetectSettings(outside=5.0)
+PUBLISHED = {
+    "cornernet_single": CORNERNET,
+    "cornernet_multi": CORNERNET._replace(scales=(0.5, 0.75, 1.0, 1.25, 1.5), merge=True),
+    "centernet_single": CENTERNET,
+    "centernet_multi": CENTERNET._replace(scales=(0.6, 1.0, 1.2, 1.5, 1.8), merge=True),
+}
 
 
-@pytest.mark.parametrize("name, settings", [("single", DetectSettings()), ("multi", MULTI)])
-def test_golden_post(goldens, shared_data, name, settings):
-    """Decoded corners of several images -> the same result list and the same COCO figures."""
-    expected = json.loads((goldens / f"post_cornernet_{name}.json").read_text())
-    rows = np.load(goldens / f"post_cornernet_{name}.npz")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_golden_post(goldens, shared_data, name):
+    """Decoded corners and centers of several images -> the same result list and the same COCO figures."""
+    settings = PUBLISHED[name]
+    expected = json.loads((goldens / f"post_{name}.json").read_text())
+    decoded = np.load(goldens / f"post_{name}.npz")
     root = shared_data / "coco_tiny"
     annotations = root / "annotations" / f"instances_{expected['split']}.json"
     index = load_index([annotations], [root / expected["split"]])
@@ -28,11 +38,18 @@ def test_golden_post(goldens, shared_data, name, settings):
     for image, file in enumerate(expected["files"]):
         i = positions[file]
         image_ids.append(int(index.image_ids[i]))
+        placements = [place_original(*index.sizes[i].tolist(), scale) for scale in expected["scales"]]
         parts = [
-            to_image(rows[f"dets_{image}_{n}"], place_original(*index.sizes[i].tolist(), scale))
-            for n, scale in enumerate(expected["scales"])
+            to_image(decoded[f"dets_{image}_{n}"], placement, settings.outside)
+            for n, placement in enumerate(placements)
         ]
-        results += to_results(index, i, *suppress(np.concatenate(parts), settings), decimals=2)
+        rows = np.concatenate(parts)
+        if name.startswith("centernet"):
+            n = expected["scales"].index(1)
+            rows = keep_triplets(
+                rows[rows[:, 4] > -1], centers_to_image(decoded[f"centers_{image}_{n}"], placements[n])
+            )
+        results += to_results(index, i, *suppress(rows, settings), decimals=2)
     assert results == expected["results"]
     figures = evaluate([annotations], results, image_ids)
     stats = [-1 if v is None else v for v in figures.values()]
@@ -114,7 +131,7 @@ def test_stale_rows_stay_only_as_published():
 )
 def test_any_image(size, settings):
     torch.manual_seed(0)
-    network = cornernet(2, 1, 4, [4, 6], [1, 1], 2)
+    network = cornernet(2, stacks=1, stem_width=4, widths=[4, 6], blocks=[1, 1], pool_width=2)
     detector = Detector(network, settings._replace(embedding_distance=9.0), (32, 48), torch.device("cpu"))
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     found = detector(image)

@@ -11,11 +11,12 @@ import torch
 
 from db import CocoIndex, DataError
 from sample import (
+    CORNERS,
     Augment,
     MicroBatches,
     Penalty,
     TrainingSet,
-    corner_targets,
+    box_targets,
     make_loader,
     normalise,
     validation_batches,
@@ -85,7 +86,7 @@ def test_batches(index):
         x = normalise(batch.images, batch.colour)
         assert x.dtype == torch.float32 and x.shape == batch.images.shape
         there = batch.boxes, batch.labels, batch.image_index, len(batch.images), 3
-        for target in corner_targets(*there, (64, 64), (16, 16), Penalty()).values():
+        for target in box_targets(CORNERS, *there, (64, 64), (16, 16), Penalty()).values():
             assert len(target.cells) == len(batch.labels)
         assert_same([batch], [batch.to("cpu")])
     assert batches[0].to("meta").images.device.type == batches[0].to("meta").colour.order.device.type == "meta"

@@ -9,13 +9,13 @@ import torch
 from db import load_index
 from sample.augment import apply_fit, read_image
 from sample.targets import (
+    CORNERS,
     OBJECTS_AT_ONCE,
     Penalty,
     Spread,
-    corner_targets,
+    box_targets,
     draw_gaussians,
     gaussian_radius,
-    keypoint_targets,
     penalty_spread,
 )
 
@@ -31,17 +31,17 @@ def test_golden_radius(goldens, rule):
 
 
 @pytest.mark.parametrize(
-    "name, key, denominator",
+    "name, key, divisor",
     [("cornernet", "heatmap", 6), ("centernet", "heatmap", 6), ("centernet", "center_heatmap", 5)],
 )
-def test_golden_gaussians(goldens, name, key, denominator):
+def test_golden_gaussians(goldens, name, key, divisor):
     drawn = json.loads((goldens / f"gaussian_{name}.json").read_text())["draws_x_y_radius"]
     expected = torch.from_numpy(np.load(goldens / f"gaussian_{name}.npz")[key])
     x_y_radius = torch.tensor(drawn)
     radius = x_y_radius[:, 2]
     spread = Spread(radius, radius.double(), int(radius.max()))
     maps = torch.zeros(len(drawn), dtype=torch.int64)
-    result = draw_gaussians(1, tuple(expected.shape), maps, x_y_radius[:, :2], spread, denominator)
+    result = draw_gaussians(1, tuple(expected.shape), maps, x_y_radius[:, :2], spread, divisor)
     assert torch.equal(result[0], expected)
 
 
@@ -77,7 +77,7 @@ def golden_boxes(goldens, shared_data, name):
 
 def test_golden_targets_cornernet(goldens, shared_data):
     expected, *batch = golden_boxes(goldens, shared_data, "cornernet")
-    result = corner_targets(*batch, (511, 511), (128, 128), Penalty())
+    result = box_targets(CORNERS, *batch, (511, 511), (128, 128), Penalty())
     check_keypoint(expected, "tl", batch[-1], result["top_left"])
     check_keypoint(expected, "br", batch[-1], result["bottom_right"])
 
@@ -86,12 +86,10 @@ def test_golden_targets_centernet(goldens, shared_data):
     expected, boxes, *batch = golden_boxes(goldens, shared_data, "centernet")
     penalty = Penalty(overlap=0.7, rule="centernet")
     sizes = (511, 511), (128, 128)
-    result = corner_targets(boxes, *batch, *sizes, penalty)
+    result = box_targets([*CORNERS, "center"], boxes, *batch, *sizes, penalty)
     check_keypoint(expected, "tl", batch[-1], result["top_left"])
     check_keypoint(expected, "br", batch[-1], result["bottom_right"])
-    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-    center = keypoint_targets(centers, *batch, *sizes, penalty_spread(boxes, *sizes, penalty), denominator=5)
-    check_keypoint(expected, "ct", batch[-1], center)
+    check_keypoint(expected, "ct", batch[-1], result["center"])
 
 
 def random_objects(n, batch, classes, input_size, seed=0):
@@ -134,7 +132,7 @@ def by_size(height, width):
 @pytest.mark.parametrize("n, input_size, output_size", [(1, (64, 64), (16, 16)), (500, (95, 191), (24, 48))])
 def test_against_object_by_object(penalty, radius_sigma, n, input_size, output_size):
     boxes, labels, image_index = random_objects(n, 3, 4, input_size)
-    result = corner_targets(boxes, labels, image_index, 3, 4, input_size, output_size, penalty)
+    result = box_targets(CORNERS, boxes, labels, image_index, 3, 4, input_size, output_size, penalty)
     for name, columns in (("top_left", (0, 1)), ("bottom_right", (2, 3))):
         expected = reference_heatmap(boxes, labels, image_index, 3, 4, input_size, output_size, radius_sigma, columns)
         assert np.array_equal(result[name].heatmap, expected)
@@ -149,9 +147,10 @@ def test_against_object_by_object(penalty, radius_sigma, n, input_size, output_s
 def test_more_objects_than_are_drawn_at_once():
     n = 2 * OBJECTS_AT_ONCE + 7
     objects = random_objects(n, 2, 2, (64, 64))
-    whole = corner_targets(*objects, 2, 2, (64, 64), (16, 16), Penalty())
+    whole = box_targets(CORNERS, *objects, 2, 2, (64, 64), (16, 16), Penalty())
     parts = [
-        corner_targets(*(part[half::2] for part in objects), 2, 2, (64, 64), (16, 16), Penalty()) for half in (0, 1)
+        box_targets(CORNERS, *(part[half::2] for part in objects), 2, 2, (64, 64), (16, 16), Penalty())
+        for half in (0, 1)
     ]
     for name, target in whole.items():
         assert torch.equal(target.heatmap, torch.maximum(*(part[name].heatmap for part in parts)))
@@ -161,8 +160,8 @@ def test_more_objects_than_are_drawn_at_once():
 def test_no_objects():
     none = torch.zeros(0, dtype=torch.int64)
     for penalty in (Penalty(), Penalty("fixed"), Penalty("none"), Penalty(overlap=0.7, rule="centernet")):
-        for target in corner_targets(
-            torch.zeros(0, 4).double(), none, none, 2, 3, (64, 64), (16, 16), penalty
+        for target in box_targets(
+            CORNERS, torch.zeros(0, 4).double(), none, none, 2, 3, (64, 64), (16, 16), penalty
         ).values():
             assert target.heatmap.shape == (2, 3, 16, 16) and not target.heatmap.any()
             assert target.cells.shape == (0,) and target.offsets.shape == (0, 2)
@@ -171,7 +170,7 @@ def test_no_objects():
 def test_boxes_at_the_borders():
     boxes = torch.tensor([[0, 0, 510, 510], [510, 510, 511, 511], [-3, 0, 600, 1]], dtype=torch.float64)
     zeros = torch.zeros(3, dtype=torch.int64)
-    result = corner_targets(boxes, zeros, zeros, 1, 1, (511, 511), (128, 128), Penalty())
+    result = box_targets(CORNERS, boxes, zeros, zeros, 1, 1, (511, 511), (128, 128), Penalty())
     assert result["top_left"].cells.tolist() == [0, 127 * 128 + 127, 0]
     assert result["bottom_right"].cells.tolist() == [127 * 128 + 127, 127 * 128 + 127, 127]
     assert (result["bottom_right"].heatmap.flatten()[result["bottom_right"].cells] == 1).all()
