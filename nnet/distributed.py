@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -71,7 +72,13 @@ class Group:
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """The network, averaging its gradients over the processes. Running statistics stay each process's own."""
-        return DistributedDataParallel(network, broadcast_buffers=False) if self.size > 1 else network
+        if self.size == 1:
+            return network
+        # Of a 1x1 convolution in channels_last: the same numbers under other strides, of which each step would tell.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # its successor is not in torch 2.11
+            return DistributedDataParallel(network, broadcast_buffers=False)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum of a tensor over the processes."""
