@@ -41,9 +41,9 @@ from nnet.experiment import (
     set_up_backends,
     split_files,
 )
+from nnet.faults import RunError, UnreadableCount
 from nnet.inference import Detector, DetectSettings, Found
 from nnet.pictures import class_colour, draw_boxes, draw_detections, side_by_side, write_image
-from nnet.training import RunError, UnreadableCount
 from sample import read_image
 
 
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
         name = f"{args.split}_truth_{args.truth}" if args.truth else args.split
         output = args.output or Path("runs") / Path(args.config).stem / name
         set_up_backends(config.train.threads, config.train.tf32)
-        with Group(choose_device(config.train.device)) as group:
+        with Group(choose_device(config.train.device), config.train.collective_timeout) as group:
             return test(config, args, output, group)
 
     return exit_code(run, configs.ConfigError)
