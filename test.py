@@ -98,7 +98,7 @@ def test(config: configs.Config, args: argparse.Namespace, output: Path, group: 
         results += to_results(index, i, *found, decimals)
         if i < args.draw:
             to_draw.append((i, found))  # without the image: there may be many
-    seconds, images = time.perf_counter() - begun, len(group.share(len(index)))
+    seconds, images = time.perf_counter() - begun, len(group.share(len(index)))  # of this process
     results, unreadable = group.gather(results), group.gather(unreadable)
     if group.first:
         results.sort(key=lambda result: result["image_id"])  # as one process leaves them
@@ -114,7 +114,7 @@ def test(config: configs.Config, args: argparse.Namespace, output: Path, group: 
             "unreadable": len(unreadable),
             "detections": len(results),
             "truth": args.truth,
-            "seconds_per_image": seconds / len(index),
+            "seconds_per_image": seconds / images,
             "seconds_per_image_of": {part: total / images for part, total in detector.seconds.items()},
         }
         if annotated:
@@ -153,7 +153,7 @@ def draw_image(path: Path, detector: Detector, image: np.ndarray, found: Found, 
     truth = draw_boxes(image, boxes, [names[label] for label in labels], [class_colour(label) for label in labels])
     pictures = {"ground truth": truth} if len(boxes) else {}
     pictures["detections"] = draw_detections(image, *found, names)
-    pictures |= detector.pictures(image, (boxes, labels))
+    pictures |= detector.pictures(image, names, (boxes, labels))
     write_image(path, side_by_side(list(pictures.values()), list(pictures)))
 
 

@@ -124,6 +124,8 @@ class Test:
     # The center whose score a box takes. first: of those inside, the first of the image, else of its mirror image, as
     # published; best: the one of the highest score (the paper does not say which).
     center_match: Literal["first", "best"] = "first"
+    # one: centers of the scale next to 1 alone, as published; all: of every scale (the paper does not say).
+    center_scales: Literal["one", "all"] = "one"
     outside: float = 0.0  # pixels; boxes that reach as far outside the (resized) image are dropped; 0 = none are
     nms_kernel: int = 3  # heatmap cells: a corner is the maximum of a square of this side; odd
     embedding_distance: float = 0.5  # corners whose embeddings differ by more are no pair

@@ -92,8 +92,11 @@ def stack_loss(
     """Equation 8 for the predictions of one stack, in float32 at least.
 
     Every kind of keypoint adds its heatmap and its offset; the two corners, which have embeddings, are grouped.
-    image_index: (N,) the image of each object, in the order of the targets' cells.
+    image_index: (N,) the image of each object, in the order of the targets' cells. Raises ValueError where the targets
+    are of other kinds of keypoint.
     """
+    if maps.keys() != targets.keys():
+        raise ValueError(f"the network predicts {', '.join(maps)}, but the targets are of {', '.join(targets)}")
     embeddings, focal, offset = {}, [], []
     objects = torch.tensor(len(image_index), dtype=torch.float32) + EPS
     for name, target in targets.items():

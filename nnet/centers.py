@@ -1,6 +1,7 @@
 """Keypoint triplets: a pair of corners is an object if a center lies in its middle (CenterNet, Section 3.2)."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from models.cornernet import KeypointMaps
 from models.decode import decode_centers
 from nnet.inference import REJECTED, Detector, Placement, Truth, on_image, suppress
-from nnet.pictures import draw_boxes, draw_regions
+from nnet.pictures import class_colour, draw_boxes, draw_regions
 
 SHOWN = 0.3  # score from which on pictures show a box or a center
 GREEN, RED = (80, 200, 60), (60, 60, 230)  # BGR
@@ -89,16 +90,19 @@ class TripletDetector(Detector):
     def candidates(self, image: np.ndarray, truth: Truth | None = None) -> tuple[np.ndarray, Centers]:
         """Rows (n, 8) of pairs of corners that are not rejected, of all scales and both views, and the centers.
 
-        Centers are those found at the scale next to 1.
+        Centers are those found at the scale next to 1, or with `center_scales: all` at every scale. ValueError where
+        the annotated ones are to be taken and there is no `truth`.
         """
-        s, rows, centers = self.settings, [], None
+        s, rows, parts = self.settings, [], []
         for scale, placement, maps in self.views(image):
             rows.append(self.pairs(maps, placement))
-            if scale == min(s.scales, key=lambda x: abs(math.log(x))):
+            if s.center_scales == "all" or scale == min(s.scales, key=lambda x: abs(math.log(x))):
                 with self.timed("decode"):
-                    centers = centers_to_image(center_rows(maps["center"], s.centers, s.nms_kernel), placement)
-        rows = np.concatenate(rows)
-        if self.true_centers and truth is not None:
+                    parts.append(centers_to_image(center_rows(maps["center"], s.centers, s.nms_kernel), placement))
+        rows, centers = np.concatenate(rows), Centers(*map(np.concatenate, zip(*parts, strict=True)))
+        if self.true_centers:
+            if truth is None:
+                raise ValueError("true_centers needs the annotations of the image")
             boxes, labels = truth
             centers = Centers((boxes[:, :2] + boxes[:, 2:]) / 2, labels, np.ones(len(labels), np.float32))
         return rows[rows[:, 4] > REJECTED], centers
@@ -108,23 +112,28 @@ class TripletDetector(Detector):
         with self.timed("decode"):
             return keep_triplets(rows, centers, self.settings.center_match)
 
-    def pictures(self, image: np.ndarray, truth: Truth | None = None) -> dict[str, np.ndarray]:
-        """As of Detector, and what the centers decide: green boxes and central regions have one inside, red ones none.
+    def pictures(self, image: np.ndarray, names: Sequence[str], truth: Truth | None = None) -> dict[str, np.ndarray]:
+        """As of Detector, and what centers decide: green boxes had one of their class in their region, red ones none.
 
-        Boxes of a score of at least SHOWN, removed ones also after soft-NMS, and as strong centers are shown.
+        Shown are boxes with a score of at least SHOWN, removed ones also after soft-NMS (which with merging may move a
+        box a little); centers of such a score or that decide for a box that is shown, in the colours of their classes.
         """
         rows, centers = self.candidates(image, truth)
-        without = rows[find_centers(rows, centers, self.settings.center_match) < 0]
-        kept = suppress(keep_triplets(rows, centers, self.settings.center_match), self.settings)
-        boxes, texts, colours = [], [], []
-        for found, colour in ((suppress(without, self.settings), RED), (kept, GREEN)):
+        match, strong = self.settings.center_match, centers.scores >= SHOWN
+        groups = (rows[find_centers(rows, centers, match) < 0], RED), (keep_triplets(rows, centers, match), GREEN)
+        boxes, texts, colours = [np.zeros((0, 4))], [], []
+        for part, colour in groups:
+            found = suppress(part, self.settings)
             shown = found.scores >= SHOWN
             boxes.append(found.boxes[shown])
-            texts += [f"{score:.2f}" for score in found.scores[shown]]
-            colours += [colour] * int(shown.sum())
-        boxes = np.concatenate(boxes)
-        points = centers.points[centers.scores >= SHOWN]
-        heatmaps = self.heatmaps(image)
-        regions = draw_regions(image, heatmaps["center"], central_regions(boxes), colours, points)
+            labels = found.labels[shown]
+            texts += [f"{names[label]} {score:.2f}" for label, score in zip(labels, found.scores[shown], strict=True)]
+            colours += [colour] * len(labels)
+            kept = np.column_stack([found.boxes[shown], np.zeros((len(labels), 3)), labels])
+            deciding = find_centers(kept, centers, match)
+            strong[deciding[deciding >= 0]] = True
+        boxes, heatmaps = np.concatenate(boxes), self.heatmaps(image)
+        crosses = centers.points[strong], [class_colour(int(label)) for label in centers.labels[strong]]
+        regions = draw_regions(image, heatmaps.pop("center"), central_regions(boxes), colours, *crosses)
         judged = {"kept (green), removed by the center test (red)": draw_boxes(image, boxes, texts, colours)}
-        return judged | self.heatmap_pictures(image, heatmaps) | {"center keypoints": regions}
+        return judged | self.heatmap_pictures(image, heatmaps) | {"center keypoints, central regions": regions}

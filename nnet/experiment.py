@@ -98,6 +98,8 @@ def make_detector(network: KeypointNetwork, *args, true_centers: bool = False) -
     """The detector of a network, by the keypoints it predicts; arguments as of Detector and TripletDetector."""
     if "center" in network.keypoints:
         return TripletDetector(network, *args, true_centers=true_centers)
+    if true_centers:
+        raise ValueError("true_centers is for networks that predict centers")
     return Detector(network, *args)
 
 

@@ -32,6 +32,7 @@ class DetectSettings(NamedTuple):
     pairs: int = 1000
     centers: int = 70
     center_match: str = "first"
+    center_scales: str = "one"
     outside: float = 0.0
     nms_kernel: int = 3
     embedding_distance: float = 0.5
@@ -235,8 +236,8 @@ class Detector:
         maps = self.predict(canvas)
         return {name: heatmap_on_image(m, placement, image.shape[:2]) for name, m in maps.items()}
 
-    def pictures(self, image: np.ndarray, truth: Truth | None = None) -> dict[str, np.ndarray]:
-        """By title, pictures (H, W, 3) uint8 BGR of how the detections of an image come about."""
+    def pictures(self, image: np.ndarray, names: Sequence[str], truth: Truth | None = None) -> dict[str, np.ndarray]:
+        """By title, pictures (H, W, 3) uint8 BGR of how the detections of an image come about. names: of classes."""
         return self.heatmap_pictures(image, self.heatmaps(image))
 
     @staticmethod

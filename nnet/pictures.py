@@ -105,13 +105,18 @@ def draw_regions(
     regions: np.ndarray,
     colours: Sequence[Colour],
     points: np.ndarray,
+    point_colours: Sequence[Colour],
 ) -> np.ndarray:
     """The heatmap of centers over the image, with central regions of boxes (N, 4) and centers (M, 2), a cross each."""
     picture = draw_heatmap(image, heatmap)
-    factor = picture.shape[1] / image.shape[1]
-    picture = draw_boxes(picture, np.asarray(regions).reshape(-1, 4) * factor, [""] * len(regions), colours)
-    for x, y in (np.asarray(points).reshape(-1, 2) * factor).round().astype(int).tolist():
-        for colour, line in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+    factor = max(1.0, LEGIBLE / max(image.shape[:2]))
+
+    def enlarged(places: np.ndarray, columns: int) -> np.ndarray:  # as draw_boxes does with those of a small image
+        return (np.asarray(places, dtype=np.float64).reshape(-1, columns) + 0.5) * factor - 0.5
+
+    picture = draw_boxes(picture, enlarged(regions, 4), [""] * len(regions), colours)
+    for (x, y), own in zip(enlarged(points, 2).round().astype(int).tolist(), point_colours, strict=True):
+        for colour, line in (((0, 0, 0), 3), (own, 1)):
             cv2.drawMarker(picture, (x, y), colour, cv2.MARKER_TILTED_CROSS, 12, line, cv2.LINE_AA)
     return picture
 

@@ -120,32 +120,6 @@ def _radius_table(size: Size, overlap: float, rule: str, device: torch.device) -
     return radii.to(device), int(radii.max())
 
 
-def keypoint_targets(
-    points: Tensor,
-    labels: Tensor,
-    image_index: Tensor,
-    batch: int,
-    classes: int,
-    input_size: Size,
-    output_size: Size,
-    spread: Spread,
-    divisor: float = DIVISOR,
-) -> KeypointTargets:
-    """Targets for one keypoint per object.
-
-    Args:
-        points: (N, 2) float64, x and y in input pixels.
-        labels, image_index: (N,) int64, class and image of each object.
-        spread, divisor: as for `draw_gaussians`.
-    """
-    (in_h, in_w), (height, width) = input_size, output_size
-    exact = torch.stack([points[:, 0] * (width / in_w), points[:, 1] * (height / in_h)], 1)
-    x, y = (exact[:, axis].long().clamp(0, limit - 1) for axis, limit in ((0, width), (1, height)))
-    cells = torch.stack([x, y], 1)
-    heatmap = draw_gaussians(batch * classes, output_size, image_index * classes + labels, cells, spread, divisor)
-    return KeypointTargets(heatmap.view(batch, classes, height, width), y * width + x, exact - cells)
-
-
 # Where each kind of keypoint lies in boxes (N, 4): (N, 2), x and y.
 POINTS = {
     "top_left": lambda boxes: boxes[:, :2],
@@ -173,7 +147,16 @@ def box_targets(
         labels, image_index: (N,) int64, class and image of each box.
         batch, classes: how many images and classes there are.
     """
+    (in_h, in_w), (height, width) = input_size, output_size
     spread = penalty_spread(boxes, input_size, output_size, penalty)
-    where = (labels, image_index, batch, classes, input_size, output_size, spread)
-    divisor = {"center": penalty.center_divisor}
-    return {name: keypoint_targets(POINTS[name](boxes), *where, divisor.get(name, DIVISOR)) for name in keypoints}
+    targets = {}
+    for name in keypoints:
+        points = POINTS[name](boxes)
+        exact = torch.stack([points[:, 0] * (width / in_w), points[:, 1] * (height / in_h)], 1)
+        x, y = (exact[:, axis].long().clamp(0, limit - 1) for axis, limit in ((0, width), (1, height)))
+        cells = torch.stack([x, y], 1)
+        divisor = penalty.center_divisor if name == "center" else DIVISOR
+        heatmap = draw_gaussians(batch * classes, output_size, image_index * classes + labels, cells, spread, divisor)
+        heatmap = heatmap.view(batch, classes, height, width)
+        targets[name] = KeypointTargets(heatmap, y * width + x, exact - cells)
+    return targets

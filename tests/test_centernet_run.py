@@ -46,9 +46,14 @@ def test_evaluates_and_draws(config, checkpoint, tmp_path):
         assert width > 4.9 * height  # but for the bar of titles
 
 
-def test_with_annotated_centers(config, checkpoint, tmp_path, capsys):
-    arguments = [config, "--checkpoint", str(checkpoint), "--truth", "center"]
+def test_with_annotated_centers(config, checkpoint, tmp_path, capsys, monkeypatch):
+    made, make = [], test_script.make_detector
+    monkeypatch.setattr(test_script, "make_detector", lambda *a, **more: made.append(make(*a, **more)) or made[-1])
+    arguments = [config, "--checkpoint", str(checkpoint)]
+    assert test_script.main([*arguments, "--output", str(tmp_path / "predicted")]) == 0
+    arguments += ["--truth", "center"]
     assert test_script.main([*arguments, "--output", str(tmp_path)]) == 0
+    assert [detector.true_centers for detector in made] == [False, True]
     assert json.loads((tmp_path / "metrics.json").read_text())["truth"] == "center"
     capsys.readouterr()
     parts = ["model.center_keypoints=false", "model.center_pooling=false"]

@@ -92,6 +92,19 @@ def test_golden_targets_centernet(goldens, shared_data):
     check_keypoint(expected, "ct", batch[-1], result["center"])
 
 
+def test_the_spread_of_centers_is_an_option():
+    boxes, zero = torch.tensor([[60.0, 70, 300, 390]], dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+    sizes = 1, 1, (511, 511), (128, 128)
+    for divisor in (3.0, 5.0, 6.0):
+        penalty = Penalty(overlap=0.7, rule="centernet", center_divisor=divisor)
+        targets = box_targets([*CORNERS, "center"], boxes, zero, zero, *sizes, penalty)
+        radius = penalty_spread(boxes, *sizes[2:], penalty).radius.item()
+        for name, expected in (("center", divisor), ("top_left", 6)):
+            y, x = divmod(targets[name].cells.item(), 128)
+            beside = np.exp(-1 / (2 * ((2 * radius + 1) / expected) ** 2))
+            assert targets[name].heatmap[0, 0, y, x + 1].item() == pytest.approx(beside)
+
+
 def random_objects(n, batch, classes, input_size, seed=0):
     r = torch.Generator().manual_seed(seed)
     corner = torch.rand(n, 2, 2, generator=r, dtype=torch.float64) * (torch.tensor(input_size[::-1]) - 1)
