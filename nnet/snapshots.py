@@ -13,6 +13,7 @@ from nnet import checkpoint
 from nnet.checkpoint import CheckpointError
 
 PATTERN = "[0-9]" * 8 + ".pt"
+STATE = {"iteration", "model", "optimizer", "scaler", "window", "random", "config", "categories"}  # of a run
 
 
 class Snapshots:
@@ -65,6 +66,11 @@ class Snapshots:
         state = checkpoint.load(path)
         if "optimizer" not in state:
             raise CheckpointError(f"checkpoint {path} holds weights alone: begin with them by --init, not --resume")
+        if missing := sorted(STATE - state.keys()):
+            raise CheckpointError(
+                f"checkpoint {path} is of another version, which kept no {', '.join(missing)}: begin with its weights "
+                "by --init, not --resume"
+            )
         self.resumed, self.start = path, state["iteration"]
         return path, state
 

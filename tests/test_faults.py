@@ -27,7 +27,7 @@ import train as train_script
 from models.losses import stack_loss
 from nnet import checkpoint
 from nnet.log import read_metrics
-from nnet.snapshots import Snapshots
+from nnet.snapshots import STATE, Snapshots
 from tests.runs import main, same, same_runs
 
 TINY = """
@@ -149,7 +149,8 @@ def test_killed_again_and_again(config, run, tmp_path, start):
 
 
 def state(iteration):
-    return {"iteration": iteration, "model": {"w": torch.full((50_000,), float(iteration))}, "optimizer": {}}
+    weights = {"w": torch.full((50_000,), float(iteration))}
+    return dict.fromkeys(STATE, {}) | {"iteration": iteration, "model": weights}
 
 
 @linux

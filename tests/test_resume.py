@@ -194,6 +194,16 @@ def test_init_with_another_number_of_classes(config, run, toy, tmp_path, capsys)
     assert line.count(" (is ") == 4
 
 
+def test_a_checkpoint_of_another_version(config, run, tmp_path, capsys):
+    state = checkpoint.load(run / "last.pt")
+    del state["window"]
+    torch.save(state, tmp_path / "old.pt")
+    assert main(config, tmp_path / "run", "--resume", str(tmp_path / "old.pt")) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "old.pt is of another version, which kept no window" in line and "--init" in line
+    assert main(config, tmp_path / "run", *STILL, "--init", str(tmp_path / "old.pt")) == 0
+
+
 def test_init_where_nothing_fits(config, tmp_path, capsys):
     path = Path(tmp_path / "other.pt")
     torch.save({"format": checkpoint.FORMAT, "model": {"somewhere.weight": torch.zeros(3)}}, path)
