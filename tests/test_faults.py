@@ -536,6 +536,28 @@ def test_a_first_process_that_hangs_while_the_other_waits_for_it(config, tmp_pat
     assert checkpoint.load(tmp_path / "r" / "last.pt")["iteration"] == 3
 
 
+def test_a_slow_save_is_waited_for(config, tmp_path, start):
+    """Of more than twice the timeout, after which one that makes no progress would be given up."""
+    script, timeout, seconds = tmp_path / "slow.py", 4, 10
+    script.write_text(
+        "import os, sys, time\nsys.path.insert(0, os.getcwd())\nimport nnet.checkpoint, train\n"
+        "write, end = nnet.checkpoint.Told.write, []\n"
+        "def slow(self, data):\n"
+        f"    end or end.append(time.monotonic() + {seconds})\n"
+        "    time.sleep(0.1 if time.monotonic() < end[0] else 0)\n"
+        "    return write(self, data)\n"
+        "nnet.checkpoint.Told.write = slow\n"
+        "sys.exit(train.main(sys.argv[1:]))\n"
+    )
+    options = ["train.iterations=2", "train.lr_drops=[1]", f"train.collective_timeout={timeout}"]
+    begun = time.monotonic()
+    for process in two_processes(start, script, config, *options, "--output", tmp_path / "r"):
+        _, err = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, err
+    assert time.monotonic() - begun > seconds
+    assert checkpoint.load(tmp_path / "r" / "last.pt")["iteration"] == 2
+
+
 @pytest.mark.parametrize("script", ["train.py", "test.py"])
 def test_a_process_that_never_joins(config, run, tmp_path, start, script):
     more = ["--checkpoint", run / "last.pt"] if script == "test.py" else []

@@ -503,3 +503,17 @@ def test_on_a_gpu(precision, tolerance):
     parts = [part.to(device) for part in batches()]
     found, expected = one_step(parts, precision=precision, network=SHALLOW, device=device), one_step(network=SHALLOW)
     torch.testing.assert_close(found.terms.cpu(), expected.terms, rtol=tolerance, atol=0)
+
+
+@needs_gpu
+@pytest.mark.parametrize(
+    "option, tolerance", [("float32", 1e-3), ("tf32", 0.03), ("float16", 0.03), ("bfloat16", 0.15), ("last", 1e-3)]
+)
+def test_gradients_on_a_gpu(smooth, option, tolerance):
+    """Against float32 on the CPU, without the kinks of ReLU and corner pooling. TF32 has the mantissa of float16."""
+    device, network = torch.device("cuda"), {**SHALLOW, "corner_pooling": False}
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = option == "tf32"
+    options = {"precision": option} if option in ("float16", "bfloat16") else {"channels_last": option == "last"}
+    found = one_step([part.to(device) for part in batches()], network=network, device=device, **options)
+    expected = one_step(network=network)
+    assert relative(found.gradient, expected.gradient) < tolerance
