@@ -31,17 +31,17 @@ from nnet.experiment import (
     load_split,
     make_detector,
     make_folder,
+    make_objective,
     same_categories,
     set_up_backends,
     split_files,
     stopping_reason,
 )
 from nnet.inference import DetectSettings
-from nnet.log import LOSS_TERMS, NoLog, RunLog, draw_curves, peak_memory, read_metrics
+from nnet.log import NoLog, RunLog, draw_curves, peak_memory, read_metrics
 from nnet.snapshots import Snapshots
 from nnet.training import (
     NotFinite,
-    Objective,
     Precision,
     RunError,
     Signals,
@@ -162,7 +162,8 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
         print(f"no checkpoint in {output}: beginning anew")
 
     penalty, weights = Penalty(**asdict(config.penalty)), LossWeights(**asdict(config.loss))
-    objective = Objective(index.num_classes, penalty, weights, c.channels_last, precision.autocast, network.keypoints)
+    objective = make_objective(network, index.num_classes, penalty, weights, c.channels_last, precision.autocast)
+    terms = "loss", *objective.terms._fields[1:]  # as they are logged: the total is the loss
     stepped = torch.compile(network) if c.compile else network
     step = Step(stepped, optimizer, objective, group, len(batch), precision.scaler)
     size = tuple(config.data.input_size)
@@ -180,7 +181,7 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
             f"objects; {c.iterations:,} iterations of {sum(batch)} images on {group.size} x {device.type}; "
             f"output in {output}"
         )
-    log = RunLog(output, start, c.iterations) if group.first else NoLog()
+    log = RunLog(output, start, c.iterations, terms) if group.first else NoLog()
     best = max(
         [row.get("val_AP") or 0.0 for row in read_metrics(output / "metrics.jsonl") if "val_AP" in row], default=-1.0
     )
@@ -275,8 +276,8 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
                     speed, wait = count * sum(batch) / seconds, waited / seconds
                     more = {"lr": lr, "images_per_second": speed, "data_wait": wait, "memory_gb": peak_memory(device)}
                     if steps:  # not every one was skipped
-                        terms = (group.sum(sums) / steps).tolist()
-                        log.losses(iteration, terms, **more, gradient_norm=float(norms) / steps)
+                        means = (group.sum(sums) / steps).tolist()
+                        log.losses(iteration, means, **more, gradient_norm=float(norms) / steps)
                     waited, sums, norms, steps, since, clock = 0.0, 0, 0, 0, iteration, time.perf_counter()
 
                 unreadable.judge(seen, failures)
@@ -334,7 +335,7 @@ def not_finite(what: NotFinite, index: CocoIndex, iteration: int) -> str:
     return f"iteration {iteration}: {', '.join(what.terms)} not finite{images}"
 
 
-def validate(network, objective: Objective, index: CocoIndex, size, batch, device, iteration, log, signals) -> None:
+def validate(network, objective, index: CocoIndex, size, batch, device, iteration, log, signals) -> None:
     """Log the validation loss over the images of the index, unchanged, and pictures; ends early on a signal."""
     loader = make_loader(TrainingSet(index, size, None, 0), validation_batches(len(index), batch), 0, 0, device)
     unreadable = UnreadableCount(len(index))
@@ -354,7 +355,7 @@ def validate(network, objective: Objective, index: CocoIndex, size, batch, devic
         return
     if terms is None or signals.stop is not None:
         return
-    log.row(iteration, **{f"val_{name}": value for name, value in zip(LOSS_TERMS, terms, strict=True)})
+    log.row(iteration, **{f"val_{name}": value for name, value in zip(log.terms, terms, strict=True)})
     log.say(f"iteration {iteration}: validation loss {terms.total:.4g}")
     for name, picture in draw_predictions(network, objective, index.limit(SHOWN), size, device):
         log.picture(iteration, name, picture)

@@ -24,9 +24,9 @@ import configs
 from models import build_network
 from models.losses import LossWeights
 from nnet.distributed import Group
-from nnet.experiment import choose_device
+from nnet.experiment import choose_device, make_objective
 from nnet.log import peak_memory
-from nnet.training import NotFinite, Objective, Precision, Step, checkpoint_activations
+from nnet.training import NotFinite, Precision, Step, checkpoint_activations
 from sample import Batch, Penalty
 from sample.colour import ColourDraw, draw_colour
 
@@ -81,7 +81,7 @@ def measure(config: configs.Config, classes: int, steps: int) -> dict:
     if c.compile:
         network.compile()
     penalty, weights = Penalty(**asdict(config.penalty)), LossWeights(**asdict(config.loss))
-    objective = Objective(classes, penalty, weights, c.channels_last, precision.autocast, network.keypoints)
+    objective = make_objective(network, classes, penalty, weights, c.channels_last, precision.autocast)
     step = Step(network, optimizer, objective, Group(device), len(c.batch), precision.scaler)
 
     rng, seconds = np.random.default_rng(config.seed), []

@@ -13,14 +13,18 @@ import numpy as np
 import torch
 
 from db import CocoIndex, DataError, load_index
+from models.anchors import AnchorNetwork
 from models.cornernet import KeypointNetwork
+from models.layers import MissingPackage
+from models.losses import LossWeights
+from nnet.anchors import AnchorDetector, AnchorObjective
 from nnet.centers import TripletDetector
 from nnet.checkpoint import CheckpointError
 from nnet.distributed import Group
 from nnet.inference import Detector, Found
 from nnet.log import progress_bar
-from nnet.training import RunError
-from sample import UnreadableImage, read_image
+from nnet.training import Objective, RunError
+from sample import Penalty, UnreadableImage, read_image
 
 RUN_FAILED, BAD_INPUT = 1, 2
 
@@ -29,7 +33,7 @@ def exit_code(main: Callable[[], int | None], *bad_input: type[Exception]) -> in
     """Run `main`; what a user can mend becomes one line on stderr and exit code 2, a run that had to stop, 1."""
     try:
         return main() or 0
-    except (DataError, CheckpointError, *bad_input) as error:
+    except (DataError, CheckpointError, MissingPackage, *bad_input) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # torchrun's other processes have the same to say
             print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -118,8 +122,19 @@ def stopping_reason(error: Exception, timeout: float) -> str:
     raise error
 
 
-def make_detector(network: KeypointNetwork, *args, true_centers: bool = False) -> Detector:
-    """The detector of a network, by the keypoints it predicts; arguments as of Detector and TripletDetector."""
+def make_objective(
+    network: KeypointNetwork | AnchorNetwork, classes: int, penalty: Penalty, weights: LossWeights, *args
+) -> Objective | AnchorObjective:
+    """The objective of a network, by what it predicts. args: channels_last and autocast, as of Objective."""
+    if isinstance(network, AnchorNetwork):
+        return AnchorObjective(*args)
+    return Objective(classes, penalty, weights, *args, keypoints=network.keypoints)
+
+
+def make_detector(network: KeypointNetwork | AnchorNetwork, *args, true_centers: bool = False) -> Detector:
+    """The detector of a network, by what it predicts; arguments as of Detector and TripletDetector."""
+    if isinstance(network, AnchorNetwork):
+        return AnchorDetector(network, *args)
     if "center" in network.keypoints:
         return TripletDetector(network, *args, true_centers=true_centers)
     return Detector(network, *args)

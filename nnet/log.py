@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from nnet.pictures import Panel, plot_panels
 
 LOSS_TERMS = ("loss", "focal", "pull", "push", "offset")
+ANCHOR_TERMS = ("loss", "classification", "regression")  # of a network with anchors
 
 
 def progress_bar(*args: Any, **options: Any) -> tqdm:
@@ -27,9 +29,11 @@ class RunLog:
     """Rows of figures by iteration, in `folder`/metrics.jsonl and as TensorBoard scalars.
 
     start: the iteration that the run goes on from; rows after it, which a stopped run has left, are removed.
+    terms: names of the loss terms.
     """
 
-    def __init__(self, folder: Path, start: int, end: int):
+    def __init__(self, folder: Path, start: int, end: int, terms: Sequence[str] = LOSS_TERMS):
+        self.terms = terms
         self.path = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(self.path) if row["iteration"] <= start] if start else []
         self.kept = {(row["iteration"], name) for row in kept for name in row}
@@ -60,11 +64,11 @@ class RunLog:
                 self._show("scalar", name.replace("val_", "val/"), value, iteration)
 
     def losses(self, iteration: int, terms: list[list[float]], **more: float) -> None:
-        """Log the loss terms of LOSS_TERMS, each a value per stack, and more; show them beside the bar."""
-        means = {name: sum(values) / len(values) for name, values in zip(LOSS_TERMS, terms, strict=True)}
+        """Log the loss terms, each a value per stack, and more; show them beside the bar."""
+        means = {name: sum(values) / len(values) for name, values in zip(self.terms, terms, strict=True)}
         self.row(iteration, **means, **more)
         if len(terms[0]) > 1:
-            for name, values in zip(LOSS_TERMS, terms, strict=True):
+            for name, values in zip(self.terms, terms, strict=True):
                 for stack, value in enumerate(values):
                     self._show("scalar", f"stack_{stack}/{name}", value, iteration)
         speed, wait = f"{more['images_per_second']:.1f}", f"{more['data_wait']:.0%}"
@@ -145,7 +149,7 @@ def draw_curves(folder: Path) -> Path | None:
 
     losses = series("loss", "val_loss")
     panels = [
-        Panel(series(*LOSS_TERMS), "training loss and its terms", "iteration", log_y=True, smooth=9),
+        Panel(series(*LOSS_TERMS, *ANCHOR_TERMS[1:]), "training loss and its terms", "iteration", log_y=True, smooth=9),
         Panel(losses if "val_loss" in losses else {}, "training and validation loss", "iteration", log_y=True),
         Panel(series("val_AP", "val_AP50", "val_AP75"), "validation AP", "iteration"),
     ]

@@ -25,6 +25,12 @@ class RunError(RuntimeError):
     """A run that has to stop: its message says why and what to do."""
 
 
+def input_images(batch: Batch, channels_last: bool) -> Tensor:
+    """What the network sees of a batch: (B, 3, H, W) float32."""
+    images = normalise(batch.images, batch.colour)
+    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
+
+
 class Objective(NamedTuple):
     """What is minimised, apart from the network: how targets are drawn, how the terms are weighted, in which precision.
 
@@ -39,11 +45,11 @@ class Objective(NamedTuple):
     autocast: Callable[[], AbstractContextManager] = nullcontext
     keypoints: Sequence[str] = CORNERS
 
+    terms = LossTerms  # what a call returns
+
     def __call__(self, network: nn.Module, batch: Batch) -> LossTerms:
         """Loss of one micro-batch, on the device its tensors are on; each term is (stacks,)."""
-        images = normalise(batch.images, batch.colour)  # (B, 3, H, W)
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = input_images(batch, self.channels_last)
         size = tuple(images.shape[-2:])
         boxes = batch.boxes, batch.labels, batch.image_index
         shape = len(images), self.classes, size, feature_size(size)
@@ -83,8 +89,10 @@ def checkpoint_activations(network: nn.Module) -> None:
 
     The second time leaves BatchNorm's running statistics alone, so that the result is the same.
     """
-    for block in network.modules():
-        if isinstance(block, (Residual, PredictionModule)):
+    # A backbone of other blocks names their classes.
+    kinds = Residual, PredictionModule, *(kind for m in network.modules() for kind in getattr(m, "blocks", ()))
+    for block in list(network.modules()):
+        if isinstance(block, kinds):
             block.forward = partial(_checkpointed, block, block.forward)
 
 
@@ -150,9 +158,9 @@ class Step:
         batches: those of this process, on its device. Each has its own BatchNorm statistics and normalises its own
         loss; the running statistics kept are those of the first.
 
-        Returns this process's share of the mean loss terms, (5, stacks) in LossTerms' order, and the norm of the
-        gradient. Where the loss or the gradient of any process is not finite, nothing is changed, running statistics
-        included, and NotFinite says what was wrong on this one.
+        Returns this process's share of the mean loss terms, (terms, stacks) in the order of the objective's, and the
+        norm of the gradient. Where the loss or the gradient of any process is not finite, nothing is changed, running
+        statistics included, and NotFinite says what was wrong on this one.
         """
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -178,7 +186,7 @@ class Step:
         return shares.sum(0) / self.in_all, norm
 
     def _gradient(self, number: int, batch: Batch, count: int) -> Tensor:
-        """Add the gradient of micro-batch `number` of the `count` of this process; its loss terms, (5, stacks)."""
+        """Add the gradient of micro-batch `number` of the `count` of this process; its loss terms, (terms, stacks)."""
         with ExitStack() as stack:
             if number > 0:
                 stack.enter_context(kept_statistics(self.network))
@@ -196,12 +204,12 @@ class Step:
             buffer.copy_(before)
         self.optimizer.zero_grad(set_to_none=True)
 
-    @staticmethod
-    def _not_finite(shares: Tensor, batches: Sequence[Batch], several: bool) -> NotFinite:
-        finite = shares.isfinite().all(-1).cpu()  # (micro-batches, 5)
+    def _not_finite(self, shares: Tensor, batches: Sequence[Batch], several: bool) -> NotFinite:
+        finite = shares.isfinite().all(-1).cpu()  # (micro-batches, terms)
         if finite.all() and several:  # the gradient is the mean over all: whose is the fault cannot be told here
             return NotFinite(("the loss or gradient of a process",), ())
-        terms = tuple(name for name, good in zip(LossTerms._fields, finite.all(0).tolist(), strict=True) if not good)
+        names = self.objective.terms._fields
+        terms = tuple(name for name, good in zip(names, finite.all(0).tolist(), strict=True) if not good)
         chosen = [b for b, good in zip(batches, finite.all(1).tolist(), strict=True) if not good] or batches
         ids = tuple(i for batch in chosen for i in batch.image_ids.tolist())
         return NotFinite(tuple(t for t in terms if t != "total") or terms or ("gradient",), ids)
@@ -210,15 +218,18 @@ class Step:
 @torch.no_grad()
 def validation_loss(
     network: nn.Module, objective: Objective, batches: Iterable[Batch], device: torch.device
-) -> LossTerms | None:
-    """Mean loss terms over the batches, in evaluation mode, weighted by their number of images; None without any."""
+) -> tuple | None:
+    """Mean loss terms (as objective.terms) over the batches, in evaluation mode, weighted by their number of images.
+
+    None without any.
+    """
     network.eval()
     sums, images = 0, 0
     for batch in batches:
         count = len(batch.images)
         sums = sums + torch.stack(objective(network, batch.to(device))).mean(1) * count
         images += count
-    return LossTerms(*(sums / images).tolist()) if images else None
+    return objective.terms(*(sums / images).tolist()) if images else None
 
 
 def learning_rate(iteration: int, base: float, drops: Sequence[int], factor: float, warmup: int) -> float:
