@@ -4,7 +4,7 @@ python test.py CONFIG --checkpoint PATH [--split val|test|train] [--output DIR] 
     [key.sub=value ...]
 
 Writes to DIR (runs/<name of the config>/<split> by default) the detections in COCO's result format, metrics.json with
-COCO's 12 figures, and pictures. Exit codes: 0 done, 1 stopped by a fault, 2 bad input.
+COCO's 12 figures and the false discovery rates, and pictures. Exit codes: 0 done, 1 stopped by a fault, 2 bad input.
 """
 
 import argparse
@@ -17,7 +17,16 @@ from pathlib import Path
 import numpy as np
 
 import configs
-from db import CocoIndex, evaluate, results_name, submission_note, to_results, write_results
+from db import (
+    CocoIndex,
+    GroundTruth,
+    evaluate,
+    false_discovery,
+    results_name,
+    submission_note,
+    to_results,
+    write_results,
+)
 from models import build_network
 from nnet import checkpoint
 from nnet.distributed import Group
@@ -32,9 +41,9 @@ from nnet.experiment import (
     set_up_backends,
     split_files,
 )
+from nnet.faults import RunError, UnreadableCount
 from nnet.inference import Detector, DetectSettings, Found
 from nnet.pictures import class_colour, draw_boxes, draw_detections, side_by_side, write_image
-from nnet.training import RunError, UnreadableCount
 from sample import read_image
 
 
@@ -109,9 +118,12 @@ def test(config: configs.Config, args: argparse.Namespace, output: Path, group: 
             "seconds_per_image_of": {part: total / images for part, total in detector.seconds.items()},
         }
         if annotated:
-            figures = evaluate(files, results, index.image_ids)
+            truth = GroundTruth(files)
+            figures, rates = (f(truth, results, index.image_ids) for f in (evaluate, false_discovery))
             print(figures.table)
-            metrics |= figures | {"AP_per_class": figures.per_class}
+            shown = ", ".join(f"{k} {v:.3f}" for k, v in rates.items() if v is not None)
+            print(f" False discovery rates: {shown}")
+            metrics |= figures | rates | {"AP_per_class": figures.per_class}
         elif path.name != "results.json":
             print(submission_note(path))
         else:
@@ -153,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
         name = f"{args.split}_truth_{args.truth}" if args.truth else args.split
         output = args.output or Path("runs") / Path(args.config).stem / name
         set_up_backends(config.train.threads, config.train.tf32)
-        with Group(choose_device(config.train.device)) as group:
+        with Group(choose_device(config.train.device), config.train.collective_timeout) as group:
             return test(config, args, output, group)
 
     return exit_code(run, configs.ConfigError)

@@ -4,61 +4,52 @@ python train.py CONFIG [key.sub=value ...] [--output DIR] [--resume [PATH] | --i
 torchrun --nproc_per_node=N train.py CONFIG ...
 
 Writes to DIR (runs/<name of the config> by default): config.yaml, last.pt, best.pt and the newest snapshots,
-metrics.jsonl, TensorBoard's files, curves.png. Exit codes: 0 done, 1 the run had to stop, 2 bad input, 128 + n stopped
-by signal n with its state saved.
+metrics.jsonl, TensorBoard's files, curves.png. Exit codes: 0 done, 1 the run had to stop or its state could not be
+saved, 2 bad input, 128 + n stopped by signal n with its state saved.
 """
 
 import argparse
 import signal
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 import configs
-from db import CocoIndex, DataError, Evaluation, evaluate, to_results
+from db import CocoIndex, DataError
 from models import build_network
 from models.losses import LossWeights
 from nnet import checkpoint
 from nnet.distributed import Group
+from nnet.evaluation import Validation
 from nnet.experiment import (
     choose_device,
-    detect_all,
     exit_code,
     load_split,
     make_detector,
     make_folder,
-    make_objective,
     same_categories,
     set_up_backends,
     split_files,
-    stopping_reason,
 )
+from nnet.faults import RunError, Signals, UnreadableCount, stopping_reason
 from nnet.inference import DetectSettings
-from nnet.log import NoLog, RunLog, draw_curves, peak_memory, read_metrics
+from nnet.log import NoLog, RunLog, Window, draw_curves
 from nnet.snapshots import Snapshots
 from nnet.training import (
     NotFinite,
-    Precision,
-    RunError,
-    Signals,
     Step,
-    UnreadableCount,
-    checkpoint_activations,
+    StepOptions,
+    build_step,
     learning_rate,
     random_state,
     restore_random_state,
-    validation_loss,
 )
-from nnet.watch import draw_predictions
-from sample import Augment, Batch, MicroBatches, Penalty, TrainingSet, make_loader, validation_batches
+from nnet.watch import Trace
+from sample import Augment, MicroBatches, Penalty, TrainingSet, make_loader
 
 SKIPS = 10  # so many steps in a row without a finite loss end a run also where they are skipped
-SHOWN = 4  # validation images whose targets and predictions TensorBoard shows
-PROFILED = 3  # steps of a --profile trace, after as many to warm up
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -93,24 +84,11 @@ def train(config: configs.Config, args: argparse.Namespace, output: Path) -> int
 def run(config: configs.Config, args: argparse.Namespace, output: Path, group: Group) -> int:
     # What can be wrong is looked at first: nothing is written before the inputs are known to be good.
     c, device = config.train, group.device
-    index = load_split(config.data.root, **asdict(config.data.train))
-    val_index = None
-    if c.validate_every or c.ap_every:
-        val_index = load_split(config.data.root, **asdict(config.data.val))
-        same_categories(val_index, index.category_ids, index.category_names, "data.train", "data.val")
-    batch, mine = group.deal(c.batch)
+    index, val_index = load_data(config)
+    batch, mine = group.deal(c.batch)  # images in each micro-batch of an update; which of them are this process's
     batches = MicroBatches(len(index), batch, config.seed, 0, c.iterations, mine)
-    if c.sync_batch_norm and device.type != "cuda":
-        raise DataError("train.sync_batch_norm needs CUDA: PyTorch has it for GPUs alone")
-    if c.sync_batch_norm and (len(batch) % group.size or c.checkpointing):
-        raise DataError(
-            "train.sync_batch_norm needs the same number of micro-batches on each process, and no train.checkpointing"
-        )
-    if c.ap_every and not len(val_index.boxes):
-        raise DataError(
-            "data.val has no objects to measure an AP on: set train.ap_every=0, or use annotations with boxes"
-        )
 
+    # The network, and what trains it
     torch.manual_seed(config.seed)
     network = build_network(index.num_classes, **asdict(config.model))
     if min(batch) == 1 and all(n <= network.divisor for n in config.data.input_size):
@@ -118,61 +96,19 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
             f"data.input_size {config.data.input_size} leaves one cell at the bottom of the network, too few for the "
             "BatchNorm statistics of a micro-batch of one image: use larger images, or larger numbers in train.batch"
         )
-    snapshots = Snapshots(output, c.keep, c.keep_every)
-    start = 0
-    found = snapshots.find(args.resume)
-    if found:
-        path, state = found
-        same_categories(index, *state["categories"], f"the run of {path}", "data.train")
-        changed = checkpoint.changed_options(state, configs.to_dict(config), path)
-        checkpoint.load_weights(network, state["model"], path)
-        start = batches.start = state["iteration"]
-    elif args.init:
-        left_out = checkpoint.load_what_fits(network, checkpoint.load(args.init)["model"], args.init)
-        if group.first and left_out:
-            print(f"left out of {args.init}, and drawn anew: {'; '.join(left_out)}")
-    total, squares = group.counts(start, start**2)
-    if squares * group.size != total**2:
-        raise DataError(f"the processes found different checkpoints: {output} has to be a folder that all of them see")
-    network.to(device)
-    if c.channels_last:
-        network.to(memory_format=torch.channels_last)
-    if c.sync_batch_norm:
-        network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    if c.checkpointing:
-        checkpoint_activations(network)
-    fused = c.fused_adam or None  # False would forbid PyTorch its choice, on CUDA a loop over tensors by one kernel
-    optimizer = torch.optim.Adam(network.parameters(), lr=c.lr, fused=fused)
-    precision = Precision(c.precision, device)
-    if found:
-        for parameters in state["optimizer"]["param_groups"]:
-            parameters["fused"] = fused  # as the config has it now
-        optimizer.load_state_dict(state["optimizer"])
-        for parameter, moments in optimizer.state.items():  # in the layout that the parameters have now
-            moments.update((k, torch.empty_like(parameter).copy_(v)) for k, v in moments.items() if v.ndim)
-        if state["scaler"]:  # empty, unless the run was in float16
-            precision.scaler.load_state_dict(state["scaler"])
-        random = state["random"]
-        if group.first:
-            print(f"resumed from {path} after {start} of {c.iterations} iterations")
-            if changed:
-                print(f"with other options than before: {'; '.join(changed)}")
-        del found, state  # the weights are in the network, the rest in the optimiser
-    elif args.resume is not None and group.first:
-        print(f"no checkpoint in {output}: beginning anew")
-
     penalty, weights = Penalty(**asdict(config.penalty)), LossWeights(**asdict(config.loss))
-    objective = make_objective(network, index.num_classes, penalty, weights, c.channels_last, precision.autocast)
-    terms = "loss", *objective.terms._fields[1:]  # as they are logged: the total is the loss
-    stepped = torch.compile(network) if c.compile else network
-    step = Step(stepped, optimizer, objective, group, len(batch), precision.scaler)
-    size = tuple(config.data.input_size)
-    augment = Augment(**asdict(config.augment))
-    loader = make_loader(TrainingSet(index, size, augment, config.seed), batches, c.workers, c.worker_timeout, device)
+    options = StepOptions(*(getattr(c, name) for name in StepOptions._fields))
+    step = build_step(network, index.num_classes, penalty, weights, options, len(batch), group)
 
+    # Where it goes on from
+    window, snapshots = Window(sum(batch), device), Snapshots(output, c.keep, c.keep_every)
+    start, random = begin(config, args, index, step, window, snapshots, group)
+    batches.start = start
+
+    # What is written
     if group.first:
         make_folder(output)
-        if removed := snapshots.clear(start, path if start else None):
+        if removed := snapshots.clear():
             print(f"removed the snapshots of later iterations: {', '.join(removed)}")
         (output / "config.yaml").write_text(configs.dump(config))
         parameters = sum(p.numel() for p in network.parameters())
@@ -181,130 +117,120 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
             f"objects; {c.iterations:,} iterations of {sum(batch)} images on {group.size} x {device.type}; "
             f"output in {output}"
         )
+    terms = "loss", *step.objective.terms._fields[1:]  # as they are logged
     log = RunLog(output, start, c.iterations, terms) if group.first else NoLog()
-    best = max(
-        [row.get("val_AP") or 0.0 for row in read_metrics(output / "metrics.jsonl") if "val_AP" in row], default=-1.0
-    )
+    trace = Trace(output / "trace.json" if args.profile and group.first else None, c.iterations - start)
+    snapshots.best = max((ap or 0.0 for ap in log.before("val_AP").values()), default=-1.0)
 
-    def snapshot(iteration: int) -> bool:
-        """Save the state after this iteration. A full disk, or another fault of it, is no end of the run."""
-        if not group.first:
-            return False
-        state = {
-            "iteration": iteration,
-            "model": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scaler": precision.scaler.state_dict(),
-            "random": random_state(),
-            "config": configs.to_dict(config),
-            "categories": [list(index.category_ids), list(index.category_names)],
-        }
-        try:
-            snapshots.save(state)
-        except OSError as error:
-            log.say(f"iteration {iteration}: not saved: {error}")
-            if iteration == c.iterations:
-                raise
-            return False
-        return True
+    def save(iteration: int, wait: bool = True) -> None:
+        """Save the state after this iteration, unless it is saved. A full disk is told of, and is no end of the run.
+
+        wait: whether the others wait until it is done, which may take longer than they would wait for the next step.
+        """
+        if group.first and iteration > snapshots.saved:
+            state = {
+                "iteration": iteration,
+                **step.state(),
+                "window": window.state(),
+                "random": random_state(),
+                "config": configs.to_dict(config),
+                "categories": [list(index.category_ids), list(index.category_names)],
+            }
+            if not snapshots.save(state, group.working):
+                log.say(f"iteration {iteration}: not saved: {snapshots.failure}")
+        if wait:
+            group.meet()
+
+    signals = Signals()
+    size = tuple(config.data.input_size)
+    if val_index:
+        detector = make_detector(network, DetectSettings(**asdict(config.test)), size, device)
+        _, files = split_files(config.data.root, config.data.val.images, config.data.val.annotations)
+        validation = Validation(
+            val_index, files, detector, step.objective, c.validate_images, max(batch), group, log, signals
+        )
 
     def measure(iteration: int, loss: bool, ap: bool) -> None:
         """Validation loss and AP after this iteration, as wanted."""
-        nonlocal best, saved
         if loss:
-            if group.first:
-                shown = val_index.limit(c.validate_images)
-                validate(network, objective, shown, size, max(batch), device, iteration, log, signals)
-            group.wait()
-        figures = measure_ap(network, config, val_index, group, log, signals) if ap else None
-        if figures:
-            ap = figures["AP"] or 0.0
-            if ap > best and (snapshots.path(iteration).exists() or snapshot(iteration)):
-                saved = iteration
-                try:
-                    snapshots.mark_best(iteration)
-                    best = ap
-                except OSError as error:
-                    log.say(f"iteration {iteration}: best.pt is as it was: {error}")
+            validation.loss(iteration)
+        if ap and (figures := validation.precision()):
+            try:
+                snapshots.keep_best(iteration, figures["AP"] or 0.0)
+            except OSError as error:
+                log.say(f"iteration {iteration}: best.pt is as it was: {error}")
             # Logged last: a run that is killed before measures again.
             log.row(iteration, **{f"val_{name}": value for name, value in figures.items()})
-            log.say(f"iteration {iteration}: validation AP {ap:.3f}, AP50 {figures['AP50'] or 0.0:.3f}")
+            shown = ", ".join(f"{name} {figures[name] or 0.0:.3f}" for name in ("AP", "AP50"))
+            log.say(f"iteration {iteration}: validation {shown}")
 
-    unreadable, skipped, saved = UnreadableCount(len(index)), 0, start
-    finished, waited, sums, norms, steps, since, clock = start, 0.0, 0, 0, 0, start, time.perf_counter()
-    signals, profiler = Signals(), profile(args.profile, output, group)
+    # Training
+    samples = TrainingSet(index, size, Augment(**asdict(config.augment)), config.seed)
+    loader = make_loader(samples, batches, c.workers, c.worker_timeout, device)
+    unreadable, skipped, finished = UnreadableCount(len(index)), 0, start
     try:
         stream = iter(loader)
         signals.watch_workers()
-        if start:
+        if random:
             restore_random_state(random)  # the workers have drawn from it
+            save(start)  # where it goes on from a checkpoint of another folder
             # The run was stopped after a step, perhaps before the validation that was due.
             wanted = [due(start, every, c.iterations) for every in (c.validate_every, c.ap_every)]
-            missing = [group.first and not log.has(start, name) for name in ("val_loss", "val_AP")]
+            missing = [group.first and start not in log.before(name) for name in ("val_loss", "val_AP")]
             measure(start, *(a and b for a, b in zip(wanted, group.counts(*missing), strict=True)))
         for iteration in range(start + 1, c.iterations + 1):
+            with window.waiting():
+                micro_batches = [next(stream) for _ in mine]
+            for line in [line for micro_batch in micro_batches for line in unreadable.add(micro_batch)]:
+                log.say(line)
+            # Whether to go on is agreed on before each step: a process that has died or hangs is noticed here.
+            stop, seen, failures = group.counts(signals.stop is not None, unreadable.seen, unreadable.failures)
+            if stop:
+                break
+            unreadable.judge(seen, failures)
+
             lr = learning_rate(iteration - 1, c.lr, c.lr_drops, c.lr_factor, c.warmup)
-            for parameters in optimizer.param_groups:
+            for parameters in step.optimizer.param_groups:
                 parameters["lr"] = lr
-
-            before = time.perf_counter()
-            micro_batches = [next(stream) for _ in mine]
-            for micro_batch in micro_batches:
-                for line in unreadable.add(micro_batch):
-                    log.say(line)
-            waited += time.perf_counter() - before
-
             with signals.held():  # a worker's death waits until this iteration is logged and saved
                 made = step([micro_batch.to(device) for micro_batch in micro_batches])
                 if not isinstance(made, NotFinite):
-                    sums, norms, steps, skipped = sums + made[0], norms + made[1], steps + 1, 0
+                    window.add(*made)
+                    skipped = 0
                 else:
                     skipped += 1
-                    what = not_finite(made, index, iteration)
+                    what = f"iteration {iteration}: {made.on(index)}"
                     if c.nan == "stop" or skipped == SKIPS:
                         raise RunError(f"{what}: try a lower train.lr, train.warmup, or train.nan=skip")
                     log.say(f"{what}: the step is skipped")
                 finished = iteration
                 log.step()
-                profiler.step()
-
-                asked, seen, failures = group.counts(signals.stop is not None, unreadable.seen, unreadable.failures)
-                last = iteration == c.iterations or asked > 0
-                if iteration % c.log_every == 0 or last:
-                    count = iteration - since
-                    seconds = time.perf_counter() - clock
-                    speed, wait = count * sum(batch) / seconds, waited / seconds
-                    more = {"lr": lr, "images_per_second": speed, "data_wait": wait, "memory_gb": peak_memory(device)}
-                    if steps:  # not every one was skipped
-                        means = (group.sum(sums) / steps).tolist()
-                        log.losses(iteration, means, **more, gradient_norm=float(norms) / steps)
-                    waited, sums, norms, steps, since, clock = 0.0, 0, 0, 0, iteration, time.perf_counter()
-
-                unreadable.judge(seen, failures)
-
-                pause = time.perf_counter()
-                # Saved first: what follows may take long, and longer than a cluster waits.
-                if due(iteration, c.snapshot_every, c.iterations) or last:
-                    saved = iteration if snapshot(iteration) else saved
-            if asked:
-                break
-            measure(iteration, *(due(iteration, every, c.iterations) for every in (c.validate_every, c.ap_every)))
-            clock += time.perf_counter() - pause  # not part of the training speed
+                trace.step()
+                if iteration % c.log_every == 0 or iteration == c.iterations:
+                    window.close(log, iteration, lr)
+                # Saved before it is validated: that may take long, and longer than a cluster waits.
+                intervals = (c.snapshot_every, c.validate_every, c.ap_every)
+                snapshot, loss, ap = (due(iteration, every, c.iterations) for every in intervals)
+                with window.paused():
+                    if snapshot or ap or iteration == c.iterations:
+                        save(iteration)
+            with window.paused():
+                measure(iteration, loss, ap)
+        with signals.held():
+            save(finished)  # torchrun ends all processes soon after one has stopped: none does before this
     except Exception as error:
         # Whatever it is, what has been computed is kept. The state is that after the last step that was made.
         signals.holding = True
-        logged = finished % c.log_every != 0 or since == finished  # else its row would be lost
-        kept = finished > saved and logged and snapshot(finished)
-        reason = stopping_reason(error, c.collective_timeout)
+        save(finished, wait=False)
         # A signal to all processes of a run, as a cluster sends it, ends workers too: that is no fault, but a stop.
         if signals.stop is None or isinstance(error, (DataError, RunError)):
-            saved = finished if kept else saved
-            if group.first and saved > 0:
-                reason += f". The state after iteration {saved} is saved: --resume goes on from it"
-            raise RunError(reason) from error
+            reason = stopping_reason(error)
+            if reason is None:
+                raise
+            raise RunError(f"{reason}; {kept(snapshots)}" if group.first else reason) from error
     finally:
         try:
-            profiler.stop()
+            trace.stop()
             log.close()
             if group.first:
                 draw_curves(output)
@@ -312,92 +238,79 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
             print(f"no curves: {error}", file=sys.stderr)
         finally:
             signals.restore()
-    if finished < c.iterations:
-        number = signals.stop or signal.SIGTERM
-        if group.first:
-            print(f"stopped by signal {number} after iteration {finished}: --resume goes on from iteration {saved}")
-        return 128 + number
+    stopped = finished < c.iterations
+    number = signals.stop or signal.SIGTERM
+    ended = f"stopped by signal {number} after iteration {finished}" if stopped else "all iterations are done"
+    if group.first and snapshots.saved < finished:
+        raise RunError(f"{ended}, but the state could not be saved ({snapshots.failure}); {kept(snapshots)}")
     if group.first:
-        print(f"done: weights in {snapshots.last}, curves in {output / 'curves.png'}")
-    return 0
+        end = kept(snapshots) if stopped else f"weights in {snapshots.last}, curves in {output / 'curves.png'}"
+        print(f"{ended}: {end}")
+    return 128 + number if stopped else 0
+
+
+def load_data(config: configs.Config) -> tuple[CocoIndex, CocoIndex | None]:
+    """The training split, and the validation split if it is wanted."""
+    data, c = config.data, config.train
+    index = load_split(data.root, **asdict(data.train))
+    if not (c.validate_every or c.ap_every):
+        return index, None
+    val_index = load_split(data.root, **asdict(data.val))
+    same_categories(val_index, index.category_ids, index.category_names, "data.train", "data.val")
+    if c.ap_every and not len(val_index.boxes):
+        raise DataError(
+            "data.val has no objects to measure an AP on: set train.ap_every=0, or use annotations with boxes"
+        )
+    return index, val_index
+
+
+def begin(
+    config: configs.Config,
+    args: argparse.Namespace,
+    index: CocoIndex,
+    step: Step,
+    window: Window,
+    snapshots: Snapshots,
+    group: Group,
+) -> tuple[int, dict | None]:
+    """Load what --resume or --init ask for. Returns the iteration to go on from, and the random state then, if any."""
+    lines, start, random = [], 0, None
+    if found := snapshots.find(args.resume):
+        path, state = found
+        same_categories(index, *state["categories"], f"the run of {path}", "data.train")
+        changed = checkpoint.changed_options(state, configs.to_dict(config), path)
+        step.load(state, path)
+        window.load(state["window"])
+        start, random = state["iteration"], state["random"]
+        lines.append(f"resumed from {path} after {start} of {config.train.iterations} iterations")
+        if changed:
+            lines.append(f"with other options than before: {'; '.join(changed)}")
+    elif args.init:
+        left_out = checkpoint.load_what_fits(step.network, checkpoint.load(args.init)["model"], args.init)
+        if left_out:
+            lines.append(f"left out of {args.init}, and drawn anew: {'; '.join(left_out)}")
+    elif args.resume is not None:
+        lines.append(f"no checkpoint in {snapshots.folder}: beginning anew")
+    total, squares = group.counts(start, start**2)
+    if squares * group.size != total**2:
+        raise DataError(
+            f"the processes found different checkpoints: {snapshots.folder} has to be a folder that all of them see"
+        )
+    if group.first and lines:
+        print("\n".join(lines))
+    return start, random
+
+
+def kept(snapshots: Snapshots) -> str:
+    """What a run that ends early leaves behind."""
+    if snapshots.saved == 0:
+        return "nothing is saved"
+    return f"the state after iteration {snapshots.saved} is saved: --resume goes on from it"
 
 
 def due(iteration: int, every: int, end: int) -> bool:
     """Whether something that happens every so many iterations (0: never) happens now; also at the end of a long run."""
     return every > 0 and (iteration % every == 0 or iteration == end > every)
-
-
-def not_finite(what: NotFinite, index: CocoIndex, iteration: int) -> str:
-    """Names the terms of the loss and the images."""
-    paths = [index.path(int(index.image_ids.searchsorted(i))) for i in what.image_ids[:5]]
-    more = ", ..." if len(what.image_ids) > 5 else ""
-    images = f", on {', '.join(paths)}{more}" if paths else ""  # those of another process are named there
-    return f"iteration {iteration}: {', '.join(what.terms)} not finite{images}"
-
-
-def validate(network, objective, index: CocoIndex, size, batch, device, iteration, log, signals) -> None:
-    """Log the validation loss over the images of the index, unchanged, and pictures; ends early on a signal."""
-    loader = make_loader(TrainingSet(index, size, None, 0), validation_batches(len(index), batch), 0, 0, device)
-    unreadable = UnreadableCount(len(index))
-
-    def batches() -> Iterator[Batch]:
-        for part in loader:
-            if signals.stop is not None:
-                return
-            for line in unreadable.add(part):
-                log.say(f"validation: {line}")
-            yield part
-
-    try:
-        terms = validation_loss(network, objective, batches(), device)
-    except DataError as error:  # bad validation data is no reason to end training
-        log.say(f"iteration {iteration}: no validation loss: {error}")
-        return
-    if terms is None or signals.stop is not None:
-        return
-    log.row(iteration, **{f"val_{name}": value for name, value in zip(log.terms, terms, strict=True)})
-    log.say(f"iteration {iteration}: validation loss {terms.total:.4g}")
-    for name, picture in draw_predictions(network, objective, index.limit(SHOWN), size, device):
-        log.picture(iteration, name, picture)
-
-
-def measure_ap(network, config: configs.Config, index: CocoIndex, group: Group, log, signals) -> Evaluation | None:
-    """COCO's figures on the validation split, of which each process detects its share.
-
-    None on processes other than the first, and when a signal has asked the run to stop meanwhile.
-    """
-    group.share_buffers(network)
-    detector = make_detector(network, DetectSettings(**asdict(config.test)), config.data.input_size, group.device)
-    decimals = 2 if config.test.as_published else None
-    results = []
-    for i, _, found in detect_all(detector, index, group, lambda line: log.say(f"skipped {line}"), leave=False):
-        if signals.stop is not None:
-            break
-        results += to_results(index, i, *found, decimals)
-    results = group.gather(results)
-    stopped, *_ = group.counts(signals.stop is not None)
-    split = config.data.val
-    _, files = split_files(config.data.root, split.images, split.annotations)
-    return evaluate(files, results, index.image_ids) if group.first and not stopped else None
-
-
-def profile(wanted: bool, output: Path, group: Group) -> torch.profiler.profile:
-    """A profiler of some steps of the first process, which does nothing unless wanted."""
-    schedule = torch.profiler.schedule(wait=1, warmup=PROFILED, active=PROFILED, repeat=1)
-
-    def write(p: torch.profiler.profile) -> None:
-        p.export_chrome_trace(str(output / "trace.json"))
-
-    if wanted and group.first:
-        p = torch.profiler.profile(schedule=schedule, on_trace_ready=write, profile_memory=True)
-        p.start()
-        return p
-    return NoProfiler()
-
-
-class NoProfiler:
-    def step(self) -> None: ...
-    def stop(self) -> None: ...
 
 
 def main(argv: list[str] | None = None) -> int:

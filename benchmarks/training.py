@@ -24,16 +24,16 @@ import configs
 from models import build_network
 from models.losses import LossWeights
 from nnet.distributed import Group
-from nnet.experiment import choose_device, make_objective
+from nnet.experiment import choose_device, set_up_backends
 from nnet.log import peak_memory
-from nnet.training import NotFinite, Precision, Step, checkpoint_activations
+from nnet.training import NotFinite, StepOptions, build_step
 from sample import Batch, Penalty
 from sample.colour import ColourDraw, draw_colour
 
-OFF = {"precision": "float32", "channels_last": False, "compile": False, "checkpointing": False, "fused_adam": False}
 # The options of `train:` that a variant sets; "a+b" sets those of both. The others are off.
 VARIANTS = {
     "float32": {},
+    "tf32": {"tf32": True},  # of CUDA alone
     "channels_last": {"channels_last": True},
     "bfloat16": {"precision": "bfloat16"},
     "float16": {"precision": "float16"},
@@ -41,7 +41,8 @@ VARIANTS = {
     "checkpointing": {"checkpointing": True},
     "fused_adam": {"fused_adam": True},
 }
-DEFAULT = [*VARIANTS, "channels_last+fused_adam", "channels_last+bfloat16", "channels_last+bfloat16+checkpointing"]
+OFF = {"precision": "float32"} | dict.fromkeys("tf32 channels_last compile checkpointing fused_adam".split(), False)
+TOGETHER = ["channels_last+fused_adam", "channels_last+bfloat16", "channels_last+bfloat16+checkpointing"]
 OBJECTS = 7  # per image, as in COCO
 
 
@@ -66,23 +67,13 @@ def draw_batch(images: int, size: tuple[int, int], classes: int, rng: np.random.
 def measure(config: configs.Config, classes: int, steps: int) -> dict:
     """Seconds of each step after a first that is not counted, of that first, and peak memory in GB."""
     c = config.train
-    if c.threads:
-        torch.set_num_threads(c.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = c.tf32
+    set_up_backends(c.threads, c.tf32)
     device = choose_device(c.device)
     torch.manual_seed(config.seed)
-    network = build_network(classes, **asdict(config.model)).to(device)
-    if c.channels_last:
-        network.to(memory_format=torch.channels_last)
-    if c.checkpointing:
-        checkpoint_activations(network)
-    optimizer = torch.optim.Adam(network.parameters(), lr=c.lr, fused=c.fused_adam or None)
-    precision = Precision(c.precision, device)
-    if c.compile:
-        network.compile()
+    network = build_network(classes, **asdict(config.model))
     penalty, weights = Penalty(**asdict(config.penalty)), LossWeights(**asdict(config.loss))
-    objective = make_objective(network, classes, penalty, weights, c.channels_last, precision.autocast)
-    step = Step(network, optimizer, objective, Group(device), len(c.batch), precision.scaler)
+    options = StepOptions(*(getattr(c, name) for name in StepOptions._fields))
+    step = build_step(network, classes, penalty, weights, options, len(c.batch), Group(device))
 
     rng, seconds = np.random.default_rng(config.seed), []
     batches = [draw_batch(n, tuple(config.data.input_size), classes, rng) for n in c.batch]
@@ -129,14 +120,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("options", nargs="*", metavar="CONFIG | key=value", help="default: configs/toy.yaml")
     parser.add_argument("--steps", type=int, default=20, help="steps that are timed, after one that is not")
     parser.add_argument("--classes", type=int, default=80)
-    parser.add_argument("--variants", nargs="+", default=DEFAULT, metavar="NAME", help=f"{', '.join(VARIANTS)}, or a+b")
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help=f"{', '.join(VARIANTS)}, or a+b (default: many)")
     parser.add_argument("--alone", action="store_true", help="measure the one variant here, and print figures as JSON")
     args = parser.parse_intermixed_args(argv)
-    if unknown := [part for name in args.variants for part in name.split("+") if part not in VARIANTS]:
-        parser.error(f"unknown variant {unknown[0]}: choose from {', '.join(VARIANTS)}")
     named = args.options and "=" not in args.options[0]
     path, *overrides = args.options if named else ["configs/toy.yaml", *args.options]
     config = configs.load(path, overrides)
+    device = choose_device(config.train.device)
+    if not args.variants:
+        args.variants = [name for name in [*VARIANTS, *TOGETHER] if name != "tf32" or device.type == "cuda"]
+    if unknown := [part for name in args.variants for part in name.split("+") if part not in VARIANTS]:
+        parser.error(f"unknown variant {unknown[0]}: choose from {', '.join(VARIANTS)}")
+    if device.type == "cpu" and any("tf32" in name for name in args.variants):
+        parser.error("tf32 makes no difference on the CPU: measure it with train.device=cuda")
     if args.alone:
         chosen = replace(config.train, **options_of(args.variants[0]))
         print(json.dumps(measure(replace(config, train=chosen), args.classes, args.steps)))
@@ -152,7 +148,6 @@ def main(argv: list[str] | None = None) -> int:
         rows[variant] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
         print(f"{variant}: {rows[variant] or 'failed'}", file=sys.stderr)
     threads = config.train.threads or torch.get_num_threads()
-    device = choose_device(config.train.device)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} threads"
     print(f"{' '.join([path, *overrides])}: {where}, PyTorch {torch.__version__}\n")
     print(table(rows, sum(config.train.batch)))

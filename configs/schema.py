@@ -100,13 +100,12 @@ class Train:
     log_every: int = 10  # iterations between lines of metrics
     validate_every: int = 500  # iterations between validation losses; 0 = never
     validate_images: int = 64  # images a validation loss is taken over; 0 = the whole split
-    ap_every: int = 0  # iterations between validation APs; 0 = never (test.py measures it)
+    ap_every: int = 0  # iterations between validation APs, each with a snapshot; 0 = never (test.py measures it)
     snapshot_every: int = 5000  # iterations between snapshots; 0 = at the end alone
     keep: int = 2  # newest snapshots that are kept
     keep_every: int = 0  # snapshots of multiples of this iteration are kept as well; 0 = none
-    nan: Literal["stop", "skip"] = (
-        "stop"  # what to do when loss or gradient is not finite: end the run, or skip the step
-    )
+    # What to do when loss or gradient is not finite: end the run, or skip the step.
+    nan: Literal["stop", "skip"] = "stop"
     device: Literal["auto", "cpu", "cuda"] = "auto"  # also of test.py; auto: CUDA where there is one
     threads: int = 0  # CPU threads of PyTorch, also in test.py; 0 = PyTorch's choice
     # Speed and memory; the published run used none of them.
@@ -117,7 +116,7 @@ class Train:
     checkpointing: bool = False  # blocks compute their activations again in the backward pass: less memory, slower
     fused_adam: bool = False  # one kernel for the optimiser's step
     sync_batch_norm: bool = False  # on CUDA: BatchNorm statistics over all processes' micro-batches, not each its own
-    collective_timeout: int = 600  # seconds that processes wait for one another before the run ends with an error
+    collective_timeout: int = 600  # seconds without an answer or progress of another process that end the run
 
 
 @dataclass(frozen=True)
@@ -216,32 +215,21 @@ def check_values(config: Config, fail: Callable[[str, str], None]) -> None:
     require("penalty.overlap", lambda x: 0 < x < 1, "must lie between 0 and 1")
     for key in ("augment.mirror", "augment.colour", "test.nms_overlap", "test.score_threshold"):
         require(key, lambda x: 0 <= x <= 1, "must be from 0 to 1")
-    for key in (
-        *("model.stacks", "model.stem_width", "model.widths", "model.blocks", "model.pool_width"),
-        *("augment.scales", "train.batch", "train.iterations", "train.lr", "train.lr_drops", "train.worker_timeout"),
-        "train.collective_timeout",
-        *("train.log_every", "train.keep", "test.scales", "test.corners", "test.pairs", "test.nms_sigma"),
-        *("test.merge_exponent", "test.detections"),
-    ):
+    above_zero = """
+        model.stacks model.stem_width model.widths model.blocks model.pool_width
+        augment.scales
+        train.batch train.iterations train.lr train.lr_drops
+        train.worker_timeout train.log_every train.keep train.collective_timeout
+        test.scales test.corners test.pairs test.nms_sigma test.merge_exponent test.detections
+    """
+    zero_or_more = """
+        augment.border augment.lighting penalty.radius
+        loss.focal_alpha loss.focal_beta loss.pull loss.push loss.offset loss.margin
+        train.warmup train.workers train.threads
+        train.validate_every train.validate_images train.ap_every train.snapshot_every train.keep_every
+        test.embedding_distance test.nms_floor
+    """
+    for key in above_zero.split():
         require(key, lambda x: x > 0, "must be above 0")
-    for key in (
-        *(
-            "augment.border",
-            "augment.lighting",
-            "penalty.radius",
-            "train.warmup",
-            "train.workers",
-            "train.validate_every",
-        ),
-        *(
-            "train.validate_images",
-            "train.ap_every",
-            "train.snapshot_every",
-            "train.keep_every",
-            "train.threads",
-            "test.nms_floor",
-        ),
-        *("test.embedding_distance", "loss.focal_alpha", "loss.focal_beta", "loss.pull", "loss.push", "loss.offset"),
-        "loss.margin",
-    ):
+    for key in zero_or_more.split():
         require(key, lambda x: x >= 0, "must be 0 or more")

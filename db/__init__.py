@@ -2,7 +2,7 @@
 
 from .coco import CocoIndex, load_index
 from .errors import DataError
-from .evaluation import FIGURES, Evaluation, evaluate
+from .evaluation import FIGURES, Evaluation, GroundTruth, evaluate, false_discovery
 from .results import results_name, submission_note, to_results, write_results
 
 __all__ = [
@@ -10,7 +10,9 @@ __all__ = [
     "CocoIndex",
     "DataError",
     "Evaluation",
+    "GroundTruth",
     "evaluate",
+    "false_discovery",
     "load_index",
     "results_name",
     "submission_note",

@@ -1,36 +1,10 @@
-"""Training and testing of a network with anchors: the counterparts of Objective and Detector."""
-
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+"""Testing a network with anchors: the counterpart of Detector."""
 
 import numpy as np
-import torch
-from torch import nn
 
-from models.anchors import AnchorPredictions, AnchorTerms, anchor_loss, decode_anchors
+from models.anchors import AnchorPredictions, decode_anchors
 from models.hourglass import feature_size
 from nnet.inference import Detector, Placement, detection_rows, to_image
-from nnet.training import input_images
-from sample import Batch
-
-
-class AnchorObjective(NamedTuple):
-    """What is minimised, apart from the network; see Objective, whose other fields are about keypoints."""
-
-    channels_last: bool = False
-    autocast: Callable[[], AbstractContextManager] = nullcontext
-
-    terms = AnchorTerms
-    keypoints = ()
-
-    def __call__(self, network: nn.Module, batch: Batch) -> AnchorTerms:
-        """Loss of one micro-batch, on the device its tensors are on; each term is (stacks,)."""
-        images = input_images(batch, self.channels_last)
-        with self.autocast():
-            outputs = network(images, every_stack=True)
-        stacks = anchor_loss(outputs, batch.boxes, batch.labels, batch.image_index, tuple(images.shape[-2:]))
-        return AnchorTerms(*(torch.stack(values) for values in zip(*stacks, strict=True)))
 
 
 class AnchorDetector(Detector):

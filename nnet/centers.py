@@ -124,6 +124,7 @@ class TripletDetector(Detector):
             colours += [colour] * int(shown.sum())
         boxes = np.concatenate(boxes)
         points = centers.points[centers.scores >= SHOWN]
-        regions = draw_regions(image, self.heatmaps(image)["center"], central_regions(boxes), colours, points)
+        heatmaps = self.heatmaps(image)
+        regions = draw_regions(image, heatmaps["center"], central_regions(boxes), colours, points)
         judged = {"kept (green), removed by the center test (red)": draw_boxes(image, boxes, texts, colours)}
-        return judged | super().pictures(image) | {"center keypoints": regions}
+        return judged | self.heatmap_pictures(image, heatmaps) | {"center keypoints": regions}

@@ -5,9 +5,9 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +22,27 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged, unsafe, or of another network."""
 
 
-def save(path: Path, state: Mapping[str, Any]) -> None:
+class Told:
+    """A file to write to that tells of each part written."""
+
+    def __init__(self, file: BinaryIO, tell: Callable[[], None]):
+        self.file, self.tell, self.flush = file, tell, file.flush
+
+    def write(self, data: bytes) -> int:
+        self.tell()
+        return self.file.write(data)
+
+
+def save(path: Path, state: Mapping[str, Any], working: Callable[[], None] = lambda: None) -> None:
     """Write `state` to `path` so that at any moment the file there is either the old one or the new one, whole.
 
-    Raises OSError (a full disk, say), with the old file untouched.
+    working: called again and again meanwhile. Raises OSError (a full disk, say), with the old file untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with open(partial, "wb") as f:
-            torch.save({"format": FORMAT, **state}, f)
+            torch.save({"format": FORMAT, **state}, Told(f, working))
             f.flush()
             os.fsync(f.fileno())
         os.replace(partial, path)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
+import warnings
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,9 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from db import DataError
-
-# How long the other processes wait while the first validates or saves.
-LONG = timedelta(days=1)
+from nnet.faults import RunError
 
 
 class Group:
@@ -26,6 +25,8 @@ class Group:
 
         timeout: seconds after which an exchange that another process does not take part in is an error.
         """
+        self.timeout = timedelta(seconds=timeout)
+        self.meetings, self.told = 0, 0.0
         self.size = int(os.environ.get("WORLD_SIZE", 1))
         self.rank = int(os.environ.get("RANK", 0))
         self.device = device
@@ -40,9 +41,12 @@ class Group:
                     )
                 self.device = torch.device("cuda", local)
                 torch.cuda.set_device(self.device)
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **meeting(timedelta(seconds=timeout)))
-            self.quick = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
-            self.patient = dist.new_group(backend="gloo", timeout=LONG)
+            # Of this program's own: a connection serves one call at a time, and those that wait in `meet` wait long.
+            store = join(self.timeout)
+            self.store = dist.PrefixStore("meetings", store.clone())
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=self.timeout)
+            self.quick = dist.new_group(backend="gloo", timeout=self.timeout)
 
     @property
     def first(self) -> bool:
@@ -68,7 +72,13 @@ class Group:
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """The network, averaging its gradients over the processes. Running statistics stay each process's own."""
-        return DistributedDataParallel(network, broadcast_buffers=False) if self.size > 1 else network
+        if self.size == 1:
+            return network
+        # Of a 1x1 convolution in channels_last: the same numbers under other strides, of which each step would tell.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # its successor is not in torch 2.11
+            return DistributedDataParallel(network, broadcast_buffers=False)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum of a tensor over the processes."""
@@ -77,23 +87,45 @@ class Group:
         return values
 
     def counts(self, *values: int) -> list[int]:
-        """Sums of numbers over the processes; waits for no GPU."""
+        """Sums of numbers over the processes; waits for no GPU.
+
+        Before every step, this is what notices a process that has died or hangs, by an error and within the timeout:
+        NCCL's watchdog, which an exchange among GPUs is left to, ends the program instead.
+        """
         if self.size == 1:
             return list(values)
         total = torch.tensor(values)
         dist.all_reduce(total, group=self.quick)
         return total.tolist()
 
-    def any(self, flag: bool | Tensor) -> bool:
-        """Whether the flag is set in any process."""
-        if self.size == 1:
-            return bool(flag)
-        return bool(self.sum(torch.as_tensor(flag, device=self.device).to(torch.int32)).item())
+    def working(self) -> None:
+        """Tell the processes that wait for this one in `meet` that it makes progress. To be called now and then."""
+        if self.size > 1 and time.monotonic() - self.told > min(1, self.timeout.total_seconds() / 4):
+            self.told = time.monotonic()
+            self.store.add(f"progress/{self.rank}", 1)
 
-    def wait(self) -> None:
-        """Wait for all processes, however long one of them takes."""
-        if self.size > 1:
-            dist.barrier(self.patient)
+    def meet(self) -> None:
+        """Wait for all processes, however long one takes that makes progress.
+
+        Raises RunError, naming it, if one has made none for the time of the timeout (at most twice that).
+        """
+        if self.size == 1:
+            return
+        self.meetings += 1
+        self.store.set(f"{self.meetings}/{self.rank}", "here")
+        missing, before = list(range(self.size)), {}
+        while True:
+            try:
+                return self.store.wait([f"{self.meetings}/{rank}" for rank in missing], self.timeout)
+            except dist.DistStoreError:  # not all are here in time
+                missing = [rank for rank in missing if not self.store.check([f"{self.meetings}/{rank}"])]
+            progress = {rank: self.store.add(f"progress/{rank}", 0) for rank in missing}
+            if stuck := [str(rank) for rank in missing if before.get(rank) == progress[rank]]:
+                raise RunError(
+                    f"another process of this run has ended or hangs: no progress of process {', '.join(stuck)} for "
+                    f"{self.timeout.total_seconds():.0f} seconds (train.collective_timeout)"
+                )
+            before = progress
 
     def share_buffers(self, network: nn.Module) -> None:
         """Give every process the running statistics of the first, which are the run's."""
@@ -106,36 +138,30 @@ class Group:
         return range(self.rank, count, self.size)
 
     def gather(self, values: list) -> list:
-        """The lists of all processes joined, on the first process; empty on the others."""
+        """The lists of all processes joined, on the first process; empty on the others. Waits as `meet` does."""
         if self.size == 1:
             return values
+        self.meet()
         parts = [None] * self.size if self.first else None
-        dist.gather_object(values, parts, group=self.patient)
+        dist.gather_object(values, parts, group=self.quick)
         return sum(parts, []) if self.first else []
 
     def __enter__(self) -> Group:
         return self
 
-    def __exit__(self, *_) -> None:
-        if dist.is_initialized():
+    def __exit__(self, error: type | None, *_) -> None:
+        if dist.is_initialized() and error is None:  # else the others may not come to it: the program ends as it is
             dist.destroy_process_group()
 
 
-def meeting(timeout: timedelta) -> dict[str, Any]:
-    """How the processes find one another: arguments for init_process_group.
+def join(timeout: timedelta) -> dist.Store:
+    """What the processes find one another by.
 
     After a restart torchrun offers the same store, where the dead processes' addresses still are, so each attempt has
     names of its own there. Over several machines the attempts are counted apart; there, torchrun is to be started with
     TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, which makes a new store for each.
     """
-    one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
-    if not one_machine or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return {"timeout": timeout}
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout)
-    store = dist.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-    return {
-        "timeout": timeout,
-        "store": store,
-        "rank": int(os.environ["RANK"]),
-        "world_size": int(os.environ["WORLD_SIZE"]),
-    }
+    store, _, size = next(dist.rendezvous("env://", timeout=timeout))
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
+        store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    return store

@@ -16,15 +16,14 @@ from db import CocoIndex, DataError, load_index
 from models.anchors import AnchorNetwork
 from models.cornernet import KeypointNetwork
 from models.layers import MissingPackage
-from models.losses import LossWeights
-from nnet.anchors import AnchorDetector, AnchorObjective
+from nnet.anchors import AnchorDetector
 from nnet.centers import TripletDetector
 from nnet.checkpoint import CheckpointError
 from nnet.distributed import Group
+from nnet.faults import stopping_reason
 from nnet.inference import Detector, Found
 from nnet.log import progress_bar
-from nnet.training import Objective, RunError
-from sample import Penalty, UnreadableImage, read_image
+from sample import UnreadableImage, read_image
 
 RUN_FAILED, BAD_INPUT = 1, 2
 
@@ -37,12 +36,15 @@ def exit_code(main: Callable[[], int | None], *bad_input: type[Exception]) -> in
         if os.environ.get("LOCAL_RANK", "0") == "0":  # torchrun's other processes have the same to say
             print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return RUN_FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
+    except Exception as error:
+        reason = stopping_reason(error)
+        if reason is None:  # a fault of the program: its traceback tells more
+            raise
+        print(f"error: {reason}", file=sys.stderr)
+        return RUN_FAILED
 
 
 def choose_device(name: str) -> torch.device:
@@ -95,42 +97,6 @@ def same_categories(index: CocoIndex, ids: Sequence[int], names: Sequence[str], 
     )
 
 
-def stopping_reason(error: Exception, timeout: float) -> str:
-    """What ended a run, for the user. An error that is a fault of the program is raised again.
-
-    timeout: seconds that processes wait for one another.
-    """
-    text = str(error).strip()
-    if isinstance(error, (DataError, RunError)):
-        return text.rstrip(".")
-    last = (text.splitlines() or ["unknown"])[-1].rstrip(".")
-    if isinstance(error, torch.OutOfMemoryError):
-        return (
-            f"out of GPU memory ({last}): make the numbers in train.batch smaller (and more of them), or try "
-            "train.checkpointing or train.precision=bfloat16"
-        )
-    if "DataLoader" in text:
-        return (
-            f"loading training data failed: {last}. A worker that was killed has often run out of memory (try fewer "
-            "train.workers); one that timed out waits for its disk (train.worker_timeout)"
-        )
-    if any(word in text.lower() for word in ("gloo", "nccl", "timed out", "connection closed", "connection reset")):
-        return (
-            f"another process of this run has ended, or did not answer within {timeout:.0f} seconds "
-            f"(train.collective_timeout): {last}"
-        )
-    raise error
-
-
-def make_objective(
-    network: KeypointNetwork | AnchorNetwork, classes: int, penalty: Penalty, weights: LossWeights, *args
-) -> Objective | AnchorObjective:
-    """The objective of a network, by what it predicts. args: channels_last and autocast, as of Objective."""
-    if isinstance(network, AnchorNetwork):
-        return AnchorObjective(*args)
-    return Objective(classes, penalty, weights, *args, keypoints=network.keypoints)
-
-
 def make_detector(network: KeypointNetwork | AnchorNetwork, *args, true_centers: bool = False) -> Detector:
     """The detector of a network, by what it predicts; arguments as of Detector and TripletDetector."""
     if isinstance(network, AnchorNetwork):
@@ -156,6 +122,7 @@ def detect_all(
     shown = {"desc": "detecting", "unit": "image", "leave": leave, "disable": not group.first}
     with progress_bar(group.share(len(index)), **shown) as bar:
         for i in bar:
+            group.working()
             try:
                 with detector.timed("load"):
                     image = read_image(index.path(i), tuple(index.sizes[i].tolist()))

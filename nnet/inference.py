@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -238,9 +238,14 @@ class Detector:
 
     def pictures(self, image: np.ndarray, truth: Truth | None = None) -> dict[str, np.ndarray]:
         """By title, pictures (H, W, 3) uint8 BGR of how the detections of an image come about."""
+        return self.heatmap_pictures(image, self.heatmaps(image))
+
+    @staticmethod
+    def heatmap_pictures(image: np.ndarray, heatmaps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The heatmaps over the image, by title."""
         return {
             f"{name.replace('_', '-')} {'corners' if name in CORNERS else 'keypoints'}": draw_heatmap(image, heatmap)
-            for name, heatmap in self.heatmaps(image).items()
+            for name, heatmap in heatmaps.items()
         }
 
     @contextmanager

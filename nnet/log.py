@@ -5,19 +5,23 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from models.anchors import AnchorTerms
+from models.losses import LossTerms
 from nnet.pictures import Panel, plot_panels
 
-LOSS_TERMS = ("loss", "focal", "pull", "push", "offset")
-ANCHOR_TERMS = ("loss", "classification", "regression")  # of a network with anchors
+# As they are logged: the total is the loss. Those of keypoints, and of anchors.
+LOSS_TERMS, ANCHOR_TERMS = (("loss", *terms._fields[1:]) for terms in (LossTerms, AnchorTerms))
 
 
 def progress_bar(*args: Any, **options: Any) -> tqdm:
@@ -35,10 +39,9 @@ class RunLog:
     def __init__(self, folder: Path, start: int, end: int, terms: Sequence[str] = LOSS_TERMS):
         self.terms = terms
         self.path = folder / "metrics.jsonl"
-        kept = [row for row in read_metrics(self.path) if row["iteration"] <= start] if start else []
-        self.kept = {(row["iteration"], name) for row in kept for name in row}
+        self.kept = [row for row in read_metrics(self.path) if row["iteration"] <= start] if start else []
         partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        partial.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
         os.replace(partial, self.path)
         self.file = self.path.open("a", buffering=1)
         if not start:
@@ -47,9 +50,9 @@ class RunLog:
         self.board = SummaryWriter(folder, purge_step=start + 1)
         self.bar = progress_bar(total=end, initial=start, desc=folder.name, unit="step")
 
-    def has(self, iteration: int, name: str) -> bool:
-        """Whether a value was logged of this iteration before the run went on."""
-        return (iteration, name) in self.kept
+    def before(self, name: str) -> dict[int, Any]:
+        """What was logged under this name before the run went on, by iteration."""
+        return {row["iteration"]: row[name] for row in self.kept if name in row}
 
     def row(self, iteration: int, **values: Any) -> None:
         """Log values of this iteration; None where there is none to log, or none that JSON has a number for."""
@@ -109,6 +112,9 @@ class RunLog:
 class NoLog:
     """What the processes beside the first have for a log: what has to be said goes to stderr."""
 
+    def before(self, name: str) -> dict[int, Any]:
+        return {}
+
     def row(self, iteration: int, **values: Any) -> None: ...
     def step(self) -> None: ...
     def losses(self, iteration: int, terms: list[list[float]], **more: float) -> None: ...
@@ -117,6 +123,65 @@ class NoLog:
         print(text, file=sys.stderr)
 
     def close(self) -> None: ...
+
+
+class Window:
+    """What adds up between two rows of the log: the steps' loss terms and norms of the gradient, and time.
+
+    The sums are kept in checkpoints, so that the rows of a resumed run are those of one that goes through; the times
+    are this process's own.
+    """
+
+    def __init__(self, images: int, device: torch.device):
+        """images: how many an iteration has."""
+        self.images = images
+        self.device = device
+        self.clear()
+
+    def clear(self) -> None:
+        self.steps, self.terms, self.norm = 0, *torch.zeros(2, device=self.device)
+        self.iterations, self.waited, self.begun = 0, 0.0, time.perf_counter()
+
+    def add(self, terms: Tensor, norm: Tensor) -> None:
+        """Add a step's loss terms (terms, stacks) and the norm of its gradient. Waits for no GPU."""
+        self.steps, self.terms, self.norm = self.steps + 1, self.terms + terms, self.norm + norm
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What is done within is waiting for the data of an iteration."""
+        begun = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - begun
+        self.iterations += 1
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done within is no part of the training speed."""
+        begun = time.perf_counter()
+        yield
+        self.begun += time.perf_counter() - begun
+
+    def close(self, log: RunLog | NoLog, iteration: int, lr: float) -> None:
+        """Log the means, unless no step was made, and begin anew."""
+        seconds = time.perf_counter() - self.begun
+        if self.steps:
+            log.losses(
+                iteration,
+                (self.terms / self.steps).tolist(),
+                lr=lr,
+                images_per_second=self.iterations * self.images / seconds,
+                data_wait=self.waited / seconds,
+                memory_gb=peak_memory(self.device),
+                gradient_norm=float(self.norm) / self.steps,
+            )
+        self.clear()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {"steps": self.steps, "terms": self.terms, "norm": self.norm}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.steps, self.terms, self.norm = state["steps"], *(state[k].to(self.device) for k in ("terms", "norm"))
 
 
 def peak_memory(device: torch.device) -> float:

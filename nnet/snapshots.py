@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ class Snapshots:
     """Checkpoints in `folder`: NNNNNNNN.pt after so many iterations, last.pt the newest, best.pt that of the best AP.
 
     keep: how many of the newest are kept. keep_every: those of multiples of this iteration stay as well; 0 for none.
+
+    Attributes:
+        saved: the iteration of last.pt, 0 without one.
+        failure: why the last attempt to save failed, if it did.
+        best: the validation AP of best.pt, -1 without one.
     """
 
     def __init__(self, folder: Path, keep: int, keep_every: int = 0):
@@ -25,6 +31,10 @@ class Snapshots:
         self.keep = keep
         self.keep_every = keep_every
         self.last = folder / "last.pt"
+        self.resumed: Path | None = None
+        self.start = self.saved = 0
+        self.failure: OSError | None = None
+        self.best = -1.0
 
     def newest(self) -> Path | None:
         """The checkpoint of the most iterations in the folder; None without one.
@@ -55,46 +65,54 @@ class Snapshots:
         state = checkpoint.load(path)
         if "optimizer" not in state:
             raise CheckpointError(f"checkpoint {path} holds weights alone: begin with them by --init, not --resume")
+        self.resumed, self.start = path, state["iteration"]
         return path, state
 
-    def clear(self, start: int, resumed: Path | None) -> list[str]:
-        """Remove what is not of a run that goes on from the checkpoint `resumed` of iteration `start`.
+    def clear(self) -> list[str]:
+        """Remove what is not of the run that begins now, or goes on from what was found.
 
-        That is files that were being written, later snapshots, and a best.pt of a later iteration; last.pt becomes
-        `resumed`. Returns the names of the snapshots removed.
+        That is files that were being written, later snapshots, and a best.pt of a later iteration; last.pt becomes what
+        was found, if that is in the folder. Returns the names of the snapshots removed.
         """
         for file in self.folder.glob(".*.partial"):
             file.unlink()
-        if resumed is None:
+        if self.resumed is None:
             return []
-        if resumed.resolve().parent == self.folder.resolve() and resumed.resolve() != self.last.resolve():
-            replace_by_link(resumed, self.last)
-        later = [file for file in sorted(self.folder.glob(PATTERN)) if int(file.stem) > start]
+        if self.resumed.resolve().parent == self.folder.resolve():
+            if self.resumed.resolve() != self.last.resolve():
+                replace_by_link(self.resumed, self.last)
+            self.saved = self.start
+        later = [file for file in sorted(self.folder.glob(PATTERN)) if int(file.stem) > self.start]
         best = self.folder / "best.pt"
-        if later and best.exists() and torch.load(best, mmap=True, weights_only=True)["iteration"] > start:
+        if later and best.exists() and torch.load(best, mmap=True, weights_only=True)["iteration"] > self.start:
             later.append(best)
         for file in later:
             file.unlink()
         return [file.name for file in later]
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any], working: Callable[[], None] = lambda: None) -> bool:
         """Write the snapshot of state["iteration"], let last.pt be it, and remove old ones.
 
-        Whenever this is interrupted, each of the files is whole, the old one or the new one. Raises OSError.
+        Whenever this is interrupted, each of the files is whole, the old one or the new one. False, with the reason in
+        `failure`, where it cannot be written. working: called again and again meanwhile.
         """
-        path = self.path(state["iteration"])
-        checkpoint.save(path, state)
-        replace_by_link(path, self.last)
-        for file in sorted(self.folder.glob(PATTERN))[: -self.keep]:
-            if not (self.keep_every and int(file.stem) % self.keep_every == 0):
-                file.unlink()
+        path = self.folder / f"{state['iteration']:08d}.pt"
+        try:
+            checkpoint.save(path, state, working)
+            replace_by_link(path, self.last)
+            self.saved = state["iteration"]
+            for file in sorted(self.folder.glob(PATTERN))[: -self.keep]:
+                if not (self.keep_every and int(file.stem) % self.keep_every == 0):
+                    file.unlink()
+        except OSError as error:
+            self.failure = error
+        return self.saved == state["iteration"]
 
-    def mark_best(self, iteration: int) -> None:
-        """Let best.pt be the snapshot of this iteration. Raises OSError."""
-        replace_by_link(self.path(iteration), self.folder / "best.pt")
-
-    def path(self, iteration: int) -> Path:
-        return self.folder / f"{iteration:08d}.pt"
+    def keep_best(self, iteration: int, precision: float) -> None:
+        """Let best.pt be this iteration's snapshot, the newest, if its validation AP is the best. Raises OSError."""
+        if precision > self.best and self.saved == iteration:
+            replace_by_link(self.last, self.folder / "best.pt")
+            self.best = precision
 
 
 def replace_by_link(path: Path, name: Path) -> None:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import signal
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint as recompute
 
+from db import CocoIndex, DataError
+from models.anchors import AnchorNetwork, AnchorTerms, anchor_loss
 from models.corner_pooling import PredictionModule
+from models.cornernet import KeypointNetwork
 from models.hourglass import feature_size
 from models.layers import Residual
 from models.losses import LossTerms, LossWeights, stack_loss
+from nnet import checkpoint
 from nnet.distributed import Group
 from sample import CORNERS, Batch, Penalty, box_targets, normalise
-
-
-class RunError(RuntimeError):
-    """A run that has to stop: its message says why and what to do."""
 
 
 def input_images(batch: Batch, channels_last: bool) -> Tensor:
@@ -60,6 +59,33 @@ class Objective(NamedTuple):
         return LossTerms(*(torch.stack(values) for values in zip(*stacks, strict=True)))
 
 
+class AnchorObjective(NamedTuple):
+    """The objective of a network with anchors; see Objective, whose other fields are about keypoints."""
+
+    channels_last: bool = False
+    autocast: Callable[[], AbstractContextManager] = nullcontext
+
+    terms = AnchorTerms
+    keypoints = ()
+
+    def __call__(self, network: nn.Module, batch: Batch) -> AnchorTerms:
+        """Loss of one micro-batch, on the device its tensors are on; each term is (stacks,)."""
+        images = input_images(batch, self.channels_last)
+        with self.autocast():
+            outputs = network(images, every_stack=True)
+        stacks = anchor_loss(outputs, batch.boxes, batch.labels, batch.image_index, tuple(images.shape[-2:]))
+        return AnchorTerms(*(torch.stack(values) for values in zip(*stacks, strict=True)))
+
+
+def make_objective(
+    network: KeypointNetwork | AnchorNetwork, classes: int, penalty: Penalty, weights: LossWeights, *args
+) -> Objective | AnchorObjective:
+    """The objective of a network, by what it predicts. args: channels_last and autocast, as of Objective."""
+    if isinstance(network, AnchorNetwork):
+        return AnchorObjective(*args)
+    return Objective(classes, penalty, weights, *args, keypoints=network.keypoints)
+
+
 class Precision:
     """How a config's `train.precision` is carried out: the context the network runs in, and the scaling of the loss."""
 
@@ -91,15 +117,16 @@ def checkpoint_activations(network: nn.Module) -> None:
     """
     # A backbone of other blocks names their classes.
     kinds = Residual, PredictionModule, *(kind for m in network.modules() for kind in getattr(m, "blocks", ()))
-    for block in list(network.modules()):
+    for block in network.modules():
         if isinstance(block, kinds):
             block.forward = partial(_checkpointed, block, block.forward)
 
 
 def _checkpointed(block: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():  # takes the running statistics out of what it computes again by itself
-        return checkpoint(forward, x, use_reentrant=False)
-    return checkpoint(forward, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _unmoved_statistics(block)))
+    options = {"use_reentrant": False, "preserve_rng_state": False}  # nothing in these networks is random
+    if not torch.compiler.is_compiling():  # it takes the running statistics out of what it computes again by itself
+        options["context_fn"] = lambda: (nullcontext(), _unmoved_statistics(block))
+    return recompute(forward, x, **options)
 
 
 @contextmanager
@@ -128,29 +155,102 @@ class NotFinite(NamedTuple):
     terms: tuple[str, ...]
     image_ids: tuple[int, ...]
 
+    def on(self, index: CocoIndex) -> str:
+        """In words, with the images' paths."""
+        paths = [index.path(int(index.image_ids.searchsorted(i))) for i in self.image_ids[:5]]
+        more = ", ..." if len(self.image_ids) > 5 else ""
+        images = f", on {', '.join(paths)}{more}" if paths else ""  # those of another process are named there
+        return f"{', '.join(self.terms)} not finite{images}"
+
+
+class StepOptions(NamedTuple):
+    """How the steps are made: the options of the same names in a config's `train:`."""
+
+    lr: float = 2.5e-4
+    precision: str = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    checkpointing: bool = False
+    fused_adam: bool = False
+    sync_batch_norm: bool = False
+
+
+def build_step(
+    network: nn.Module,
+    classes: int,
+    penalty: Penalty,
+    weights: LossWeights,
+    options: StepOptions,
+    in_all: int,
+    group: Group,
+) -> Step:
+    """Put a network together with all that trains it, on the group's device.
+
+    network: as built; it is changed in place. in_all: how many micro-batches an update has, over all processes.
+    Raises DataError where the options do not go together.
+    """
+    device = group.device
+    if options.sync_batch_norm:
+        if device.type != "cuda":
+            raise DataError("train.sync_batch_norm needs CUDA: PyTorch has it for GPUs alone")
+        if in_all % group.size or options.checkpointing:
+            raise DataError(
+                "train.sync_batch_norm needs the same number of micro-batches on each process, and no "
+                "train.checkpointing"
+            )
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    network.to(device)
+    if options.channels_last:
+        network.to(memory_format=torch.channels_last)
+    if options.checkpointing:
+        checkpoint_activations(network)
+    # False would forbid PyTorch its choice, on CUDA a loop over tensors by one kernel.
+    optimizer = torch.optim.Adam(network.parameters(), lr=options.lr, fused=options.fused_adam or None)
+    precision = Precision(options.precision, device)
+    objective = make_objective(network, classes, penalty, weights, options.channels_last, precision.autocast)
+    return Step(network, optimizer, objective, group, in_all, precision.scaler, options.compile)
+
 
 class Step:
     """Makes the updates of a run.
 
     network: as built, on its device. in_all: how many micro-batches an update has, those of all processes together.
+    compile: whether the steps, not what else uses the network, run it by torch.compile.
     """
 
     def __init__(
         self,
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
-        objective: Objective,
+        objective: Objective | AnchorObjective,
         group: Group,
         in_all: int,
         scaler: torch.amp.GradScaler | None = None,
+        compile: bool = False,
     ):
         self.network = network
-        self.parallel = group.wrap(network)
+        self.parallel = group.wrap(torch.compile(network) if compile else network)
         self.optimizer = optimizer
         self.objective = objective
         self.group = group
         self.in_all = in_all
         self.scaler = scaler or torch.amp.GradScaler(enabled=False)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        parts = {"model": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
+        return {name: part.state_dict() for name, part in parts.items()}
+
+    def load(self, state: Mapping[str, Any], path: Path) -> None:
+        """Go on from a state, whatever its options were; path: whose it is. Raises CheckpointError."""
+        checkpoint.load_weights(self.network, state["model"], path)
+        for parameters in state["optimizer"]["param_groups"]:
+            parameters["fused"] = self.optimizer.defaults["fused"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in self.optimizer.state.items():  # in the layout that the parameters have now
+            moments.update((k, torch.empty_like(parameter).copy_(v)) for k, v in moments.items() if v.ndim)
+        if state["scaler"]:  # empty, unless the run was in float16
+            self.scaler.load_state_dict(state["scaler"])
 
     def __call__(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor] | NotFinite:
         """One update from the mean gradient of all micro-batches, as if each had its own device.
@@ -158,9 +258,9 @@ class Step:
         batches: those of this process, on its device. Each has its own BatchNorm statistics and normalises its own
         loss; the running statistics kept are those of the first.
 
-        Returns this process's share of the mean loss terms, (terms, stacks) in the order of the objective's, and the
-        norm of the gradient. Where the loss or the gradient of any process is not finite, nothing is changed, running
-        statistics included, and NotFinite says what was wrong on this one.
+        Returns the loss terms, (terms, stacks) in the order of the objective's, and the norm of the gradient, both of
+        the whole update and the same on each process. Where the loss or the gradient of any process is not finite,
+        nothing is changed, running statistics included, and NotFinite says what was wrong on this one.
         """
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -172,7 +272,9 @@ class Step:
             # Scaled gradients may overflow: the scaler makes no step then, and scales less from there on.
             overflow = self.scaler.is_enabled() and self.scaler.get_scale() > 1
             good = shares.isfinite().all() & (norm.isfinite() | overflow)
-            failed = self.group.any(~good)
+            # In one exchange: whether any process has failed, and the mean of the loss.
+            told = self.group.sum(torch.cat([(~good).to(shares).reshape(1), shares.sum(0).flatten()]))
+            failed = told[0].item() > 0
         except BaseException:
             self._restore(buffers)
             raise
@@ -183,7 +285,7 @@ class Step:
             return self._not_finite(shares, batches, self.group.size > 1)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return shares.sum(0) / self.in_all, norm
+        return told[1:].view(shares.shape[1:]) / self.in_all, norm
 
     def _gradient(self, number: int, batch: Batch, count: int) -> Tensor:
         """Add the gradient of micro-batch `number` of the `count` of this process; its loss terms, (terms, stacks)."""
@@ -215,23 +317,6 @@ class Step:
         return NotFinite(tuple(t for t in terms if t != "total") or terms or ("gradient",), ids)
 
 
-@torch.no_grad()
-def validation_loss(
-    network: nn.Module, objective: Objective, batches: Iterable[Batch], device: torch.device
-) -> tuple | None:
-    """Mean loss terms (as objective.terms) over the batches, in evaluation mode, weighted by their number of images.
-
-    None without any.
-    """
-    network.eval()
-    sums, images = 0, 0
-    for batch in batches:
-        count = len(batch.images)
-        sums = sums + torch.stack(objective(network, batch.to(device))).mean(1) * count
-        images += count
-    return objective.terms(*(sums / images).tolist()) if images else None
-
-
 def learning_rate(iteration: int, base: float, drops: Sequence[int], factor: float, warmup: int) -> float:
     """Learning rate of the step that follows `iteration` finished ones."""
     rate = base * factor ** sum(iteration >= drop for drop in drops)
@@ -250,94 +335,3 @@ def restore_random_state(state: dict[str, Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-class UnreadableCount:
-    """Counts the images that could not be read, and ends a run that meets too many.
-
-    The share is judged once a whole epoch or 200 images have been seen, whichever is less.
-    """
-
-    LIMIT = 0.01
-    JUDGED_FROM = 200
-
-    def __init__(self, images: int):
-        self.judged_from = min(images, self.JUDGED_FROM)
-        self.seen = 0
-        self.failures = 0
-        self.failed: dict[str, str] = {}  # path -> reason
-
-    def add(self, batch: Batch) -> list[str]:
-        """Count a batch. Returns a line for each image that failed for the first time."""
-        self.seen += len(batch.images) + len(batch.unreadable)
-        self.failures += len(batch.unreadable)
-        news = [f"skipped {path}: {reason}" for path, reason in batch.unreadable if path not in self.failed]
-        self.failed.update((path, reason) for path, reason in batch.unreadable)
-        return news
-
-    def judge(self, seen: int, failures: int) -> None:
-        """Raise RunError if too many failed; the counts are those of all processes."""
-        if seen >= self.judged_from and failures > self.LIMIT * seen:
-            some = "; ".join(f"{path}: {reason}" for path, reason in list(self.failed.items())[:3])
-            raise RunError(
-                f"{failures} of the {seen} images seen could not be read, more than {self.LIMIT:.0%}"
-                f"{f' ({some})' if some else ''}: repair or remove them, or their entries in the annotation file"
-            )
-
-
-class Signals:
-    """Keeps signals from interrupting a step half way.
-
-    SIGINT, SIGTERM and SIGUSR1 (with which clusters warn before they preempt) become a request, in `stop`, to end the
-    run after the step that is under way; another acts at once, as it would have without this, unless it comes in the
-    seconds after: torchrun passes on what a cluster has sent to all processes. PyTorch's report of a dead worker, which
-    it raises wherever the process is, waits for the end of the step.
-    """
-
-    # SIGUSR1 and SIGCHLD are unknown to some systems.
-    STOP = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-    CHILD = getattr(signal, "SIGCHLD", None)
-    SAME = 3.0  # seconds in which signals are taken for one
-
-    def __init__(self):
-        self.stop: int | None = None
-        self.previous = {s: signal.signal(s, self._request) for s in self.STOP}
-        self.holding = False
-        self.late = None
-
-    def _request(self, number: int, frame) -> None:
-        if self.stop is None:
-            self.stop, self.asked = number, time.monotonic()
-        elif time.monotonic() - self.asked > self.SAME:
-            for s in self.STOP:
-                signal.signal(s, self.previous[s])
-            signal.raise_signal(number)
-
-    def watch_workers(self) -> None:
-        """To be called once PyTorch has installed its handler, with the first workers."""
-        report = signal.getsignal(self.CHILD) if self.CHILD else None
-        if callable(report):
-            self.previous[self.CHILD] = report
-            signal.signal(self.CHILD, self._child)
-
-    def _child(self, number: int, frame) -> None:
-        if self.holding:
-            self.late = number, frame
-        else:
-            self.previous[number](number, frame)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Within, no signal raises an exception."""
-        self.holding = True
-        try:
-            yield
-        finally:
-            self.holding = False
-        if self.late:
-            (number, frame), self.late = self.late, None
-            self.previous[number](number, frame)
-
-    def restore(self) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)

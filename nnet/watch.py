@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a network on fixed images: targets beside predictions."""
+"""To look into a run: targets beside predictions on fixed images, for TensorBoard; a trace of some steps."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from nnet.inference import best_class
 from nnet.pictures import draw_heatmap, side_by_side
 from nnet.training import Objective
 from sample import TrainingSet, box_targets, normalise
+
+TRACED = 3  # steps of a trace, after as many to warm up
 
 
 @torch.no_grad()
@@ -41,3 +43,33 @@ def draw_predictions(
             pictures[f"{title} target"] = draw_heatmap(image, target.heatmap[0].numpy())
             pictures[f"{title} predicted"] = draw_heatmap(image, best_class(maps[name].heatmap[0]).cpu().numpy())
         yield Path(index.path(i)).stem, side_by_side(list(pictures.values()), list(pictures))
+
+
+class Trace:
+    """A trace of some steps in the file `path`, of what there are where a run is short; None: no trace."""
+
+    def __init__(self, path: Path | None, steps: int):
+        """steps: how many will be made."""
+        self.path, self.profile = path, None
+        if path and steps:
+            before = min(TRACED, steps - 1)
+            schedule = torch.profiler.schedule(wait=0, warmup=before, active=min(TRACED, steps - before), repeat=1)
+            self.profile = torch.profiler.profile(schedule=schedule, on_trace_ready=self._write, profile_memory=True)
+            self.profile.start()
+        self.written = not path
+
+    def _write(self, profile: torch.profiler.profile) -> None:
+        profile.export_chrome_trace(str(self.path))
+        self.written = True
+
+    def step(self) -> None:
+        """To be called after each step."""
+        if self.profile:
+            self.profile.step()
+
+    def stop(self) -> None:
+        """To be called at the end, which may be an early one."""
+        if self.profile:
+            self.profile.stop()
+        if not self.written:
+            print(f"no trace in {self.path}: too few steps were made")

@@ -20,14 +20,15 @@ import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+import nnet.faults
 import nnet.log
-import nnet.training
 import test as test_script
 import train as train_script
 from models.losses import stack_loss
 from nnet import checkpoint
 from nnet.log import read_metrics
 from nnet.snapshots import Snapshots
+from tests.runs import main, same, same_runs
 
 TINY = """
 data: {train: {limit: 15}}
@@ -44,10 +45,6 @@ def run(config, tmp_path_factory):
     output = tmp_path_factory.mktemp("undisturbed")
     assert main(config, output, "train.keep=100") == 0
     return output
-
-
-def main(config, output, *arguments):
-    return train_script.main([config, *arguments, "--output", str(output)])
 
 
 @pytest.fixture
@@ -102,20 +99,6 @@ def children(pid):
 
 def rank(pid):
     return int(re.search(r"\0RANK=(\d)", Path(f"/proc/{pid}/environ").read_text())[1])
-
-
-def same_weights(one, other):
-    a, b = checkpoint.load(one)["model"], checkpoint.load(other)["model"]
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        assert torch.equal(value, b[name]), name
-
-
-def same_runs(one, other):
-    """Assert that two runs ended with the same weights and the same losses, each iteration logged once."""
-    same_weights(one / "last.pt", other / "last.pt")
-    losses = [[(row["iteration"], row["loss"]) for row in read_metrics(f / "metrics.jsonl")] for f in (one, other)]
-    assert losses[0] == losses[1]
 
 
 # Signals
@@ -230,7 +213,7 @@ def test_killed_at_every_point_of_a_save(tmp_path):
         checkpoint.open = dying.opened
         snapshots = Snapshots(folder, keep=1)
         snapshots.save(state(2))
-        snapshots.mark_best(2)
+        snapshots.keep_best(2, 0.2)
 
     context, ends = multiprocessing.get_context("fork"), []
     for count in range(200):
@@ -238,7 +221,7 @@ def test_killed_at_every_point_of_a_save(tmp_path):
         folder.mkdir()
         snapshots = Snapshots(folder, keep=1)
         snapshots.save(state(1))
-        snapshots.mark_best(1)
+        snapshots.keep_best(1, 0.1)
         process = context.Process(target=save, args=(folder, count))
         process.start()
         process.join(SECONDS)
@@ -250,7 +233,7 @@ def test_killed_at_every_point_of_a_save(tmp_path):
         assert found["iteration"] >= checkpoint.load(folder / "last.pt")["iteration"] >= 1
         assert checkpoint.load(folder / "best.pt")["iteration"] in (1, 2)
         ends.append((found["iteration"], process.exitcode))
-        snapshots.clear(found["iteration"], path)
+        snapshots.clear()
         assert checkpoint.load(folder / "last.pt")["iteration"] == found["iteration"]
         assert not list(folder.glob(".*"))
         if process.exitcode == 0:
@@ -333,6 +316,24 @@ def test_a_disk_that_stays_full_ends_in_a_clear_error(config, tmp_path, monkeypa
     assert not list(tmp_path.glob("*.pt")) and not list(tmp_path.glob(".*"))
 
 
+def test_a_signal_while_the_disk_is_full_does_not_claim_a_saved_state(config, tmp_path, monkeypatch, capsys):
+    def fill():
+        monkeypatch.setattr(os, "fsync", full)
+        signal.raise_signal(signal.SIGTERM)
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    at_iterations(monkeypatch, {7: fill})
+    assert main(config, tmp_path) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert (
+        line.startswith(f"error: stopped by signal {int(signal.SIGTERM)} after iteration 7, but") and "No space" in line
+    )
+    assert "the state after iteration 5 is saved" in line
+    assert checkpoint.load(tmp_path / "last.pt")["iteration"] == 5
+
+
 # Data
 
 
@@ -352,7 +353,7 @@ def test_an_unreadable_image_is_left_out(config, toy, tmp_path, monkeypatch, cap
     assert main(*arguments) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "000003.jpg" in error and "more than 1%" in error and "--resume goes on from it" in error
-    monkeypatch.setattr(nnet.training.UnreadableCount, "LIMIT", 0.2)
+    monkeypatch.setattr(nnet.faults.UnreadableCount, "LIMIT", 0.2)
     assert main(*arguments, "--resume") == 0
     assert "skipped" in capsys.readouterr().out
     assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] == 6
@@ -394,7 +395,7 @@ def test_nan_stops_the_run(config, run, tmp_path, spoiled, capsys):
     assert main(config, tmp_path) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: iteration 7: pull not finite, on ") and error.count(".jpg") == 3
-    assert "train.lr" in error and "The state after iteration 6 is saved" in error
+    assert "train.lr" in error and "the state after iteration 6 is saved" in error
     state = checkpoint.load(tmp_path / "last.pt")
     assert state["iteration"] == 6
     spoiled()
@@ -407,7 +408,7 @@ def test_nan_skips_the_step(config, run, tmp_path, spoiled, capsys):
     arguments = [config, tmp_path / "run", "train.nan=skip", "train.iterations=8", "train.snapshot_every=1"]
     assert main(*arguments, "train.keep=9", "train.log_every=2") == 0
     assert "iteration 7: pull not finite" in capsys.readouterr().out
-    same_weights(tmp_path / "run" / "00000006.pt", tmp_path / "run" / "00000007.pt")
+    same(*(checkpoint.load(tmp_path / "run" / f"0000000{i}.pt")["model"] for i in (6, 7)))
     rows = {row["iteration"]: row for row in read_metrics(tmp_path / "run" / "metrics.jsonl")}
     state = {k: v for k, v in checkpoint.load(tmp_path / "run" / "last.pt")["model"].items() if v.is_floating_point()}
     assert all(value.isfinite().all() for value in state.values())
@@ -504,11 +505,63 @@ def test_a_process_that_hangs(config, tmp_path, start, hung):
     _, err = waiting.communicate(timeout=SECONDS)
     assert waiting.returncode == 1
     error = err.strip().splitlines()[-1]
-    assert error.startswith("error: another process of this run has ended, or did not answer within 8 seconds")
+    assert error.startswith("error: another process of this run has ended") and "collective_timeout" in error
     assert time.monotonic() - begun < timeout + 30
     assert checkpoint.load(tmp_path / "last.pt")["iteration"] >= 5
     if hung == 1:
         assert "--resume goes on from it" in error
+
+
+def hang_in(tmp_path, where):
+    """A script that runs train.py, whose first process hangs in `where`, of nnet.evaluation."""
+    script = tmp_path / "hang.py"
+    script.write_text(
+        "import os, sys, time\nsys.path.insert(0, os.getcwd())\nimport nnet.evaluation, train\n"
+        "def hang(*_): time.sleep(9999)\n"
+        f"if os.environ['RANK'] == '0': nnet.evaluation.{where} = hang\n"
+        "sys.exit(train.main(sys.argv[1:]))\n"
+    )
+    return script
+
+
+@pytest.mark.parametrize("where", ["validation_loss", "evaluate"])
+def test_a_first_process_that_hangs_while_the_other_waits_for_it(config, tmp_path, start, where):
+    options = ["train.collective_timeout=4", "train.validate_every=3", "train.ap_every=3", "data.val.limit=2"]
+    _, second = two_processes(start, hang_in(tmp_path, where), config, *options, "--output", tmp_path / "r")
+    _, err = second.communicate(timeout=SECONDS)
+    assert second.returncode == 1, err
+    error = err.strip().splitlines()[-1]
+    assert error.startswith("error: another process of this run has ended or hangs: no progress of process 0")
+    assert checkpoint.load(tmp_path / "r" / "last.pt")["iteration"] == 3
+
+
+@pytest.mark.parametrize("script", ["train.py", "test.py"])
+def test_a_process_that_never_joins(config, run, tmp_path, start, script):
+    more = ["--checkpoint", run / "last.pt"] if script == "test.py" else []
+    variables = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        variables["MASTER_PORT"] = str(s.getsockname()[1])
+    options = [config, "train.collective_timeout=3", *more, "--output", tmp_path / "r"]
+    alone = start(script, *options, **variables)
+    _, err = alone.communicate(timeout=SECONDS)
+    assert alone.returncode == 1 and "Traceback" not in err
+    error = err.strip().splitlines()[-1]
+    assert error.startswith("error: another process of this run has ended, never began")
+
+
+def test_a_process_that_dies_while_testing(config, run, tmp_path, start):
+    options = ["--checkpoint", run / "last.pt", "--output", tmp_path / "r", "train.collective_timeout=4"]
+    script = tmp_path / "die.py"
+    script.write_text(
+        "import os, signal, sys\nsys.path.insert(0, os.getcwd())\nimport test\nfrom nnet.inference import Detector\n"
+        "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\nif os.environ['RANK'] == '1': Detector.__call__ = die\n"
+        "sys.exit(test.main(sys.argv[1:]))\n"
+    )
+    first, _ = two_processes(start, script, config, *options)
+    _, err = first.communicate(timeout=SECONDS)
+    assert first.returncode == 1 and "Traceback" not in err, err
+    assert err.strip().splitlines()[-1].startswith("error: another process of this run has ended")
 
 
 def test_evaluation_by_two_processes_is_that_of_one(config, run, tmp_path, start):
@@ -521,5 +574,5 @@ def test_evaluation_by_two_processes_is_that_of_one(config, run, tmp_path, start
     assert json.loads(one.read_text()) and one.read_text() == two.read_text()
     figures = [json.loads((path.parent / "metrics.json").read_text()) for path in (one, two)]
     for found in figures:
-        found.pop("seconds_per_image")
+        del found["seconds_per_image"], found["seconds_per_image_of"]
     assert figures[0] == figures[1]

@@ -10,7 +10,9 @@ import torch
 
 import train as train_script
 from nnet import checkpoint
+from nnet.evaluation import Validation
 from nnet.log import read_metrics
+from tests.runs import main, same, same_runs
 
 # 15 images in updates of 5: an epoch has 3 iterations.
 TINY = """
@@ -26,10 +28,6 @@ def run(config, tmp_path_factory):
     output = tmp_path_factory.mktemp("through") / "run"
     assert main(config, output) == 0
     return output
-
-
-def main(config, output, *arguments):
-    return train_script.main([config, *arguments, "--output", str(output)])
 
 
 @pytest.fixture
@@ -48,36 +46,6 @@ def stopped(monkeypatch):
             return main(*arguments)
 
     return run
-
-
-def same(a, b, path="state"):
-    """Assert that two nested states are equal bit for bit."""
-    assert type(a) is type(b), path
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            same(a[key], b[key], f"{path}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), path
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            same(x, y, f"{path}[{i}]")
-    else:
-        assert a == b, path
-
-
-def same_runs(one, other):
-    """Assert that two folders hold the same end state and the same rows, apart from what a clock or memory says."""
-    a, b = checkpoint.load(one / "last.pt"), checkpoint.load(other / "last.pt")
-    a.pop("config"), b.pop("config")  # the number of workers may differ
-    same(a, b)
-    varying = ("images_per_second", "data_wait", "memory_gb")
-    rows = [
-        [{k: v for k, v in row.items() if k not in varying} for row in read_metrics(folder / "metrics.jsonl")]
-        for folder in (one, other)
-    ]
-    assert rows[0] == rows[1]
 
 
 def checkpoints(folder):
@@ -99,6 +67,16 @@ def test_stopped_at_every_point_in_turn(config, run, tmp_path, stopped):
         assert stopped(signal.SIGUSR1, stop, config, tmp_path, f"train.workers={i % 2}", "--resume") == 138
     assert main(config, tmp_path, "--resume") == 0
     same_runs(tmp_path, run)
+
+
+def test_rows_of_several_iterations_are_those_of_the_run_that_goes_through(config, tmp_path, stopped):
+    """A row is the mean over the iterations since the row before, those before the stop included."""
+    every = ["train.log_every=4", "train.validate_every=0"]
+    assert main(config, tmp_path / "one", *every) == 0
+    assert stopped(signal.SIGTERM, 6, config, tmp_path / "other", *every) == 128 + signal.SIGTERM
+    assert main(config, tmp_path / "other", *every, "--resume") == 0
+    same_runs(tmp_path / "one", tmp_path / "other")
+    assert [row["iteration"] for row in read_metrics(tmp_path / "one" / "metrics.jsonl")] == [4, 8, 9]
 
 
 def test_ended_and_prolonged(config, run, tmp_path):
@@ -134,12 +112,12 @@ def precisions(monkeypatch):
     """Gives the runs validation APs of one's own choice, by iteration."""
 
     def give(values):
-        def measure_ap(*_):
+        def precision(self):
             value = next(values)
             return {"AP": value, "AP50": value}
 
         values = iter(values)
-        monkeypatch.setattr(train_script, "measure_ap", measure_ap)
+        monkeypatch.setattr(Validation, "precision", precision)
 
     return give
 
@@ -234,8 +212,8 @@ def test_profile_writes_a_trace(config, tmp_path):
 def test_resume_from_the_best_leaves_nothing_of_the_later_run(config, tmp_path, monkeypatch):
     """Neither last.pt nor best.pt are of iterations that the run goes on without."""
     aps = iter([0.2, 0.5, 0.1])
-    measure = train_script.measure_ap
-    monkeypatch.setattr(train_script, "measure_ap", lambda *a: measure(*a) | {"AP": next(aps)})
+    measure = Validation.precision
+    monkeypatch.setattr(Validation, "precision", lambda self: measure(self) | {"AP": next(aps)})
     output = tmp_path / "r"
     every = ["train.snapshot_every=3", "train.ap_every=3", "train.keep=9"]
     assert main(config, output, *every) == 0

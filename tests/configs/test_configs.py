@@ -42,6 +42,9 @@ def test_experiments_differ_as_they_say():
     multiscale = load(FOLDER / "cornernet_hg104_multiscale.yaml")
     assert multiscale.test.scales == [0.5, 0.75, 1.0, 1.25, 1.5] and multiscale.test.merge
     assert (multiscale.model, multiscale.train) == (paper.model, paper.train)
+    assert load(FOLDER / "cornernet_hg52_multiscale.yaml") == load(
+        FOLDER / "cornernet_hg104_multiscale.yaml", ["model.stacks=1"]
+    )
     toy, bccd = load(FOLDER / "toy.yaml"), load(FOLDER / "bccd.yaml")
     assert bccd.data.train == toy.data.train and bccd.data.root == "data/bccd" and toy.data.test is None
 

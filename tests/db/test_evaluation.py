@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from db import FIGURES, DataError, evaluate
+from db import FIGURES, DataError, GroundTruth, evaluate, false_discovery
 
 
 def truth(tmp_path, name="a.json", first_image=1, **fields):
@@ -74,6 +74,46 @@ def test_area_of_the_file_counts(tmp_path):
 def test_crowds_neither_count_nor_punish(tmp_path):
     figures = evaluate(truth(tmp_path, iscrowd=1), [found(1, [20, 20, 10, 10])])
     assert figures["AP"] is None
+
+
+def test_false_discovery_by_hand(tmp_path):
+    """One image: a large object (100 x 100) found at IoU 0.32, a small one (10 x 10) missed, a small false box."""
+    path = truth(tmp_path)
+    content = json.loads(path.read_text())
+    content["annotations"][1] |= {"image_id": 1, "bbox": [150, 150, 10, 10]}
+    path.write_text(json.dumps(content))
+    right, wrong = found(1, [10, 10, 32, 100], 0.9), found(1, [180, 20, 10, 10], 0.8)
+    rates = false_discovery(path, [right, wrong], image_ids=[1])
+    assert tuple(rates) == ("FD", "FD5", "FD25", "FD50", "FDs", "FDm", "FDl")
+    half = 51 / 101  # AP where one of two objects is found before any false box: recalls 0 to 0.5
+    assert rates["FD5"] == rates["FD25"] == pytest.approx(1 - half) and rates["FD50"] == 1
+    assert rates["FD"] == pytest.approx(1 - 6 / 10 * half)  # found at 0.05 to 0.30, six of the ten thresholds
+    assert rates["FDl"] == pytest.approx(4 / 10)  # the false box is too small to count here
+    assert rates["FDs"] == 1 and rates["FDm"] is None
+    # The false box before the right one: precision 1/2 at recalls 0 to 0.5; large objects are as before.
+    rates = false_discovery(path, [right, wrong | {"score": 0.95}], image_ids=[1])
+    assert rates["FD5"] == pytest.approx(1 - half / 2) and rates["FDl"] == pytest.approx(4 / 10)
+
+
+def test_false_discovery_at_the_ends(tmp_path):
+    path = truth(tmp_path)
+    perfect = false_discovery(path, [found(1, [10, 10, 100, 100]), found(2, [10, 10, 100, 100])])
+    assert perfect["FD"] == perfect["FDl"] == pytest.approx(0) and perfect["FDs"] is None
+    assert false_discovery(path, [])["FD"] == 1
+    assert set(false_discovery(truth(tmp_path, iscrowd=1), []).values()) == {None}
+
+
+def test_ground_truth_is_read_once(tmp_path):
+    path, results = truth(tmp_path), [found(1, [10, 10, 80, 100])]
+    expected = evaluate(path, results), false_discovery(path, results), evaluate(path, results, [2])
+    ground_truth = GroundTruth(path)
+    path.unlink()
+    for _ in range(2):  # neither changes it
+        assert evaluate(ground_truth, results) == expected[0]
+        assert false_discovery(ground_truth, results) == expected[1]
+        assert evaluate(ground_truth, results, [2]) == expected[2]
+    with pytest.raises(DataError, match=r"image 3 .* is not in .*a\.json"):
+        false_discovery(ground_truth, [found(3, [0, 0, 1, 1])])
 
 
 def test_errors(tmp_path):

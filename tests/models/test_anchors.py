@@ -8,10 +8,10 @@ import torch
 
 from models import build_network
 from models.anchors import ANCHORS, AnchorPredictions, anchor_loss, anchors, box_coder, decode_anchors, match
-from nnet.anchors import AnchorDetector, AnchorObjective
+from nnet.anchors import AnchorDetector
 from nnet.distributed import Group
 from nnet.inference import DetectSettings
-from nnet.training import NotFinite, Precision, Step, checkpoint_activations, input_images
+from nnet.training import AnchorObjective, NotFinite, Precision, Step, checkpoint_activations, input_images
 from sample import Batch
 
 retinanet = pytest.importorskip("torchvision.models.detection.retinanet", reason="anchors are torchvision's")

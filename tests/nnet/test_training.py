@@ -1,6 +1,4 @@
-"""One step: micro-batches, statistics, schedule; and what ends a run."""
-
-import signal
+"""One step: micro-batches, statistics, schedule, random state."""
 
 import numpy as np
 import pytest
@@ -9,20 +7,16 @@ import torch
 from models.cornernet import cornernet
 from models.losses import LossWeights
 from nnet.distributed import Group
+from nnet.evaluation import validation_loss
 from nnet.training import (
     Objective,
-    RunError,
-    Signals,
     Step,
-    UnreadableCount,
     kept_statistics,
     learning_rate,
     random_state,
     restore_random_state,
-    validation_loss,
 )
 from sample import Batch, Penalty
-from sample.loader import Unreadable as UnreadableSample
 
 SMALL = {"stacks": 2, "stem_width": 4, "widths": [4, 6], "blocks": [1, 1], "pool_width": 2}
 OBJECTIVE = Objective(3, Penalty(), LossWeights())
@@ -119,55 +113,3 @@ def test_random_state_round_trip():
     first = torch.rand(3)
     restore_random_state(state)
     assert torch.equal(torch.rand(3), first)
-
-
-def test_unreadable_images_are_told_once_and_end_the_run_past_one_percent():
-    bad = UnreadableSample("a.jpg", "the file is empty")
-    count = UnreadableCount(1000)
-    assert count.add(batch(4, 0, 0, [bad])) == ["skipped a.jpg: the file is empty"]
-    assert count.add(batch(4, 0, 0, [bad])) == []
-    assert (count.seen, count.failures) == (10, 2)
-    count.judge(199, 199)  # too early to tell
-    count.judge(200, 2)
-    with pytest.raises(RunError, match=r"3 of the 200 images seen .* more than 1% \(a\.jpg: the file is empty\)"):
-        count.judge(200, 3)
-    small = UnreadableCount(16)
-    small.judge(15, 1)
-    with pytest.raises(RunError, match="1 of the 16 images"):
-        small.judge(16, 1)
-
-
-def test_a_signal_asks_to_stop_and_a_later_one_acts_as_before(monkeypatch):
-    acted = []
-    before = signal.signal(signal.SIGTERM, lambda *_: acted.append(1))
-    signals = Signals()
-    try:
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)  # the same once more, passed on by torchrun
-        assert signals.stop == signal.SIGTERM and not acted
-        monkeypatch.setattr(Signals, "SAME", 0.0)
-        signal.raise_signal(signal.SIGTERM)
-        assert acted == [1]
-    finally:
-        signals.restore()
-        signal.signal(signal.SIGTERM, before)
-
-
-def test_a_dead_worker_is_reported_after_the_step():
-    def report(number, frame):
-        raise RuntimeError("DataLoader worker is killed")
-
-    before = signal.signal(signal.SIGCHLD, report)
-    signals, steps = Signals(), []
-    try:
-        signals.watch_workers()
-        with pytest.raises(RuntimeError, match="worker is killed"):
-            with signals.held():
-                signal.raise_signal(signal.SIGCHLD)
-                steps.append(1)
-        assert steps == [1]
-        with pytest.raises(RuntimeError, match="worker is killed"):
-            signal.raise_signal(signal.SIGCHLD)
-    finally:
-        signals.restore()
-        signal.signal(signal.SIGCHLD, before)
