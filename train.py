@@ -117,7 +117,8 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
             f"objects; {c.iterations:,} iterations of {sum(batch)} images on {group.size} x {device.type}; "
             f"output in {output}"
         )
-    log = RunLog(output, start, c.iterations) if group.first else NoLog()
+    terms = "loss", *step.objective.terms._fields[1:]  # as they are logged
+    log = RunLog(output, start, c.iterations, terms) if group.first else NoLog()
     trace = Trace(output / "trace.json" if args.profile and group.first else None, c.iterations - start)
     snapshots.best = max((ap or 0.0 for ap in log.before("val_AP").values()), default=-1.0)
 

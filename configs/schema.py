@@ -15,6 +15,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Model:
+    # What gives features to the predictions. hourglass: CornerNet's. The others are feature pyramids on torchvision's
+    # ResNets, trained from scratch, of which the finest level (stride 4) is used; they have one stack and widths[0]
+    # channels, and stem_width, the other widths and blocks do not apply.
+    backbone: Literal["hourglass", "resnet101_fpn", "resnet18_fpn"] = "hourglass"
+    # What is predicted. keypoints: corners, and centers. anchors: RetinaNet's boxes, by torchvision, at strides 8 and
+    # up of every hourglass; pool_width, corner_pooling, penalty and loss do not apply then, and of test: neither
+    # corners, centers, center_match, nms_kernel nor embedding_distance.
+    head: Literal["keypoints", "anchors"] = "keypoints"
     stacks: int = 2  # hourglasses one after the other: 2 is Hourglass-104, 1 is Hourglass-52
     stem_width: int = 128  # channels of the 7x7 stride-2 convolution; the stride-2 block behind it has widths[0]
     widths: list[int] = field(default_factory=lambda: [256, 256, 384, 384, 384, 512])  # channels, outer level first
@@ -119,7 +127,8 @@ class Test:
     # resized to data.input_size, for networks trained with augment.crop off.
     resize: Literal["original", "fit"] = "original"
     corners: int = 100  # best corners of each kind per image (K)
-    pairs: int = 1000  # best corner pairs per image
+    pairs: int = 1000  # best corner pairs per image; with anchors, best boxes per level
+    score_threshold: float = 0.05  # boxes of a lower score are dropped before suppression (model.head: anchors)
     centers: int = 70  # best centers per image (and as many of its mirror image), where the network predicts them
     # The center whose score a box takes. first: of those inside, the first of the image, else of its mirror image, as
     # published; best: the one of the highest score (the paper does not say which).
@@ -184,6 +193,12 @@ def check_values(config: Config, fail: Callable[[str, str], None]) -> None:
     if len(model.blocks) != len(model.widths):
         counts = f"model.widths has {len(model.widths)}, this {len(model.blocks)}"
         fail("model.blocks", f"needs one number per level of model.widths: {counts}")
+    if model.backbone != "hourglass" and model.stacks != 1:
+        fail("model.stacks", f"model.backbone {model.backbone} has one stack, got {model.stacks}")
+    if model.head == "anchors" and model.backbone != "hourglass":
+        fail("model.head", f"anchors need model.backbone hourglass, got {model.backbone}")
+    if model.head == "anchors" and (model.center_keypoints or model.cascade_corner_pooling):
+        fail("model.head", "anchors go with neither model.center_keypoints nor model.cascade_corner_pooling")
     if model.center_pooling and not model.center_keypoints:
         fail("model.center_pooling", "pools for center keypoints: needs model.center_keypoints, or be false")
     if model.cascade_corner_pooling and not model.corner_pooling:
@@ -200,7 +215,7 @@ def check_values(config: Config, fail: Callable[[str, str], None]) -> None:
     require("test.outside", lambda x: x >= 0, "must be 0 (no limit) or more")
     require("train.lr_factor", lambda x: 0 < x <= 1, "must be above 0, at most 1")
     require("penalty.overlap", lambda x: 0 < x < 1, "must lie between 0 and 1")
-    for key in ("augment.mirror", "augment.colour", "test.nms_overlap"):
+    for key in ("augment.mirror", "augment.colour", "test.nms_overlap", "test.score_threshold"):
         require(key, lambda x: 0 <= x <= 1, "must be from 0 to 1")
     above_zero = """
         model.stacks model.stem_width model.widths model.blocks model.pool_width

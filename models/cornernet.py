@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from models.corner_pooling import CornerPool, NoPool, prediction_module
+from models.fpn import ResNetFPN
 from models.hourglass import StackedHourglass
 from models.layers import head, init_batch_norm
 
@@ -91,19 +92,27 @@ def keypoint_network(
     blocks: Sequence[int] = (2, 2, 2, 2, 2, 4),
     pool_width: int = 128,
     bn_init: str = "uniform",
+    backbone: str = "hourglass",
 ) -> KeypointNetwork:
     """Branches on stacked hourglasses; the defaults are Hourglass-104, which with one stack is Hourglass-52.
+
+    backbone: "hourglass", or "resnet101_fpn" and the like, of which stacks has to be 1 and widths[0] alone applies.
 
     modules: by kind of keypoint, what makes its prediction module from `width` and `pool_width`. Kinds in CORNERS are
     grouped into objects, and have embeddings.
     """
-    backbone = StackedHourglass(stacks, stem_width, widths, blocks)
-    width = backbone.width
+    if backbone == "hourglass":
+        features = StackedHourglass(stacks, stem_width, widths, blocks)
+    elif stacks == 1:
+        features = ResNetFPN(backbone.removesuffix("_fpn"), widths[0])
+    else:
+        raise ValueError(f"a feature pyramid has one stack, not {stacks}")
+    width = features.width
     branches = {
         name: [KeypointBranch(make(width, pool_width), width, classes, name in CORNERS) for _ in range(stacks)]
         for name, make in modules.items()
     }
-    return KeypointNetwork(backbone, branches, bn_init)
+    return KeypointNetwork(features, branches, bn_init)
 
 
 def corner_modules(pooling: bool = True) -> dict[str, Callable[[int, int], nn.Module]]:

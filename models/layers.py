@@ -1,5 +1,8 @@
 """The three building blocks of every network here: convolution block, residual block, prediction head."""
 
+import importlib
+from types import ModuleType
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -66,3 +69,19 @@ def init_batch_norm(module: nn.Module, how: str) -> None:
                 nn.init.ones_(m.weight)
             else:
                 raise ValueError(f"BatchNorm initialisation must be 'uniform' or 'ones', not {how!r}")
+
+
+class MissingPackage(ImportError):
+    """A package that a network needs and that cannot be imported: its message says what to install."""
+
+
+def torchvision(name: str) -> ModuleType:
+    """The module torchvision.`name`, imported where it is used: only some networks need it."""
+    try:
+        return importlib.import_module(f"torchvision.{name}")
+    except (ImportError, RuntimeError, OSError) as error:  # one of another PyTorch's build fails with RuntimeError
+        raise MissingPackage(
+            "this network needs torchvision (model.backbone resnet*_fpn, model.head anchors), which cannot be imported "
+            f"({(str(error).splitlines() or ['no reason given'])[0]}): pip install torchvision, of the build that goes "
+            "with this PyTorch"
+        ) from error

@@ -10,13 +10,12 @@ import torch
 from torch import nn
 
 from db import CocoIndex, DataError, Evaluation, evaluate, to_results
-from models.losses import LossTerms
 from nnet.distributed import Group
 from nnet.experiment import detect_all
 from nnet.faults import Signals, UnreadableCount
 from nnet.inference import Detector
-from nnet.log import LOSS_TERMS, NoLog, RunLog
-from nnet.training import Objective
+from nnet.log import NoLog, RunLog
+from nnet.training import AnchorObjective, Objective
 from nnet.watch import draw_predictions
 from sample import Batch, TrainingSet, make_loader, validation_batches
 
@@ -34,7 +33,7 @@ class Validation:
     index: CocoIndex
     files: list[Path]
     detector: Detector
-    objective: Objective
+    objective: Objective | AnchorObjective
     images: int
     batch: int
     group: Group
@@ -60,7 +59,7 @@ class Validation:
             return
         if terms is None or self.signals.stop is not None:
             return
-        self.log.row(iteration, **{f"val_{name}": value for name, value in zip(LOSS_TERMS, terms, strict=True)})
+        self.log.row(iteration, **{f"val_{name}": value for name, value in zip(self.log.terms, terms, strict=True)})
         self.log.say(f"iteration {iteration}: validation loss {terms.total:.4g}")
         for name, picture in draw_predictions(network, self.objective, index.limit(SHOWN), size, device):
             self.group.working()
@@ -99,13 +98,16 @@ class Validation:
 
 @torch.no_grad()
 def validation_loss(
-    network: nn.Module, objective: Objective, batches: Iterable[Batch], device: torch.device
-) -> LossTerms | None:
-    """Mean loss terms over the batches, in evaluation mode, weighted by their number of images; None without any."""
+    network: nn.Module, objective: Objective | AnchorObjective, batches: Iterable[Batch], device: torch.device
+) -> tuple | None:
+    """Mean loss terms (as `objective.terms`) over the batches, in evaluation mode, weighted by their number of images.
+
+    None without any.
+    """
     network.eval()
     sums, images = 0, 0
     for batch in batches:
         count = len(batch.images)
         sums = sums + torch.stack(objective(network, batch.to(device))).mean(1) * count
         images += count
-    return LossTerms(*(sums / images).tolist()) if images else None
+    return objective.terms(*(sums / images).tolist()) if images else None

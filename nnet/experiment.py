@@ -13,7 +13,10 @@ import numpy as np
 import torch
 
 from db import CocoIndex, DataError, load_index
+from models.anchors import AnchorNetwork
 from models.cornernet import KeypointNetwork
+from models.layers import MissingPackage
+from nnet.anchors import AnchorDetector
 from nnet.centers import TripletDetector
 from nnet.checkpoint import CheckpointError
 from nnet.distributed import Group
@@ -29,7 +32,7 @@ def exit_code(main: Callable[[], int | None], *bad_input: type[Exception]) -> in
     """Run `main`; what a user can mend becomes one line on stderr and exit code 2, a run that had to stop, 1."""
     try:
         return main() or 0
-    except (DataError, CheckpointError, *bad_input) as error:
+    except (DataError, CheckpointError, MissingPackage, *bad_input) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # torchrun's other processes have the same to say
             print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -94,8 +97,10 @@ def same_categories(index: CocoIndex, ids: Sequence[int], names: Sequence[str], 
     )
 
 
-def make_detector(network: KeypointNetwork, *args, true_centers: bool = False) -> Detector:
-    """The detector of a network, by the keypoints it predicts; arguments as of Detector and TripletDetector."""
+def make_detector(network: KeypointNetwork | AnchorNetwork, *args, true_centers: bool = False) -> Detector:
+    """The detector of a network, by what it predicts; arguments as of Detector and TripletDetector."""
+    if isinstance(network, AnchorNetwork):
+        return AnchorDetector(network, *args)
     if "center" in network.keypoints:
         return TripletDetector(network, *args, true_centers=true_centers)
     if true_centers:

@@ -30,6 +30,7 @@ class DetectSettings(NamedTuple):
     resize: str = "original"
     corners: int = 100
     pairs: int = 1000
+    score_threshold: float = 0.05
     centers: int = 70
     center_match: str = "first"
     center_scales: str = "one"

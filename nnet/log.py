@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from models.anchors import AnchorTerms
 from models.losses import LossTerms
 from nnet.pictures import Panel, plot_panels
 
-LOSS_TERMS = ("loss", *LossTerms._fields[1:])  # as they are logged: the total is the loss
+# As they are logged: the total is the loss. Those of keypoints, and of anchors.
+LOSS_TERMS, ANCHOR_TERMS = (("loss", *terms._fields[1:]) for terms in (LossTerms, AnchorTerms))
 
 
 def progress_bar(*args: Any, **options: Any) -> tqdm:
@@ -31,9 +33,11 @@ class RunLog:
     """Rows of figures by iteration, in `folder`/metrics.jsonl and as TensorBoard scalars.
 
     start: the iteration that the run goes on from; rows after it, which a stopped run has left, are removed.
+    terms: names of the loss terms.
     """
 
-    def __init__(self, folder: Path, start: int, end: int):
+    def __init__(self, folder: Path, start: int, end: int, terms: Sequence[str] = LOSS_TERMS):
+        self.terms = terms
         self.path = folder / "metrics.jsonl"
         self.kept = [row for row in read_metrics(self.path) if row["iteration"] <= start] if start else []
         partial = self.path.with_name(f".{self.path.name}.partial")
@@ -63,11 +67,11 @@ class RunLog:
                 self._show("scalar", name.replace("val_", "val/"), value, iteration)
 
     def losses(self, iteration: int, terms: list[list[float]], **more: float) -> None:
-        """Log the loss terms of LOSS_TERMS, each a value per stack, and more; show them beside the bar."""
-        means = {name: sum(values) / len(values) for name, values in zip(LOSS_TERMS, terms, strict=True)}
+        """Log the loss terms, each a value per stack, and more; show them beside the bar."""
+        means = {name: sum(values) / len(values) for name, values in zip(self.terms, terms, strict=True)}
         self.row(iteration, **means, **more)
         if len(terms[0]) > 1:
-            for name, values in zip(LOSS_TERMS, terms, strict=True):
+            for name, values in zip(self.terms, terms, strict=True):
                 for stack, value in enumerate(values):
                     self._show("scalar", f"stack_{stack}/{name}", value, iteration)
         speed, wait = f"{more['images_per_second']:.1f}", f"{more['data_wait']:.0%}"
@@ -139,7 +143,7 @@ class Window:
         self.iterations, self.waited, self.begun = 0, 0.0, time.perf_counter()
 
     def add(self, terms: Tensor, norm: Tensor) -> None:
-        """Add a step's loss terms (5, stacks) and the norm of its gradient. Waits for no GPU."""
+        """Add a step's loss terms (terms, stacks) and the norm of its gradient. Waits for no GPU."""
         self.steps, self.terms, self.norm = self.steps + 1, self.terms + terms, self.norm + norm
 
     @contextlib.contextmanager
@@ -210,7 +214,7 @@ def draw_curves(folder: Path) -> Path | None:
 
     losses = series("loss", "val_loss")
     panels = [
-        Panel(series(*LOSS_TERMS), "training loss and its terms", "iteration", log_y=True, smooth=9),
+        Panel(series(*LOSS_TERMS, *ANCHOR_TERMS[1:]), "training loss and its terms", "iteration", log_y=True, smooth=9),
         Panel(losses if "val_loss" in losses else {}, "training and validation loss", "iteration", log_y=True),
         Panel(series("val_AP", "val_AP50", "val_AP75"), "validation AP", "iteration"),
     ]

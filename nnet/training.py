@@ -13,13 +13,21 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from db import CocoIndex, DataError
+from models.anchors import AnchorNetwork, AnchorTerms, anchor_loss
 from models.corner_pooling import PredictionModule
+from models.cornernet import KeypointNetwork
 from models.hourglass import feature_size
 from models.layers import Residual
 from models.losses import LossTerms, LossWeights, stack_loss
 from nnet import checkpoint
 from nnet.distributed import Group
 from sample import CORNERS, Batch, Penalty, box_targets, normalise
+
+
+def input_images(batch: Batch, channels_last: bool) -> Tensor:
+    """What the network sees of a batch: (B, 3, H, W) float32."""
+    images = normalise(batch.images, batch.colour)
+    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
 
 class Objective(NamedTuple):
@@ -36,11 +44,11 @@ class Objective(NamedTuple):
     autocast: Callable[[], AbstractContextManager] = nullcontext
     keypoints: Sequence[str] = CORNERS
 
+    terms = LossTerms  # what a call returns
+
     def __call__(self, network: nn.Module, batch: Batch) -> LossTerms:
         """Loss of one micro-batch, on the device its tensors are on; each term is (stacks,)."""
-        images = normalise(batch.images, batch.colour)  # (B, 3, H, W)
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = input_images(batch, self.channels_last)
         size = tuple(images.shape[-2:])
         boxes = batch.boxes, batch.labels, batch.image_index
         shape = len(images), self.classes, size, feature_size(size)
@@ -49,6 +57,33 @@ class Objective(NamedTuple):
             outputs = network(images, every_stack=True)
         stacks = [stack_loss(maps, targets, batch.image_index, self.weights) for maps in outputs]
         return LossTerms(*(torch.stack(values) for values in zip(*stacks, strict=True)))
+
+
+class AnchorObjective(NamedTuple):
+    """The objective of a network with anchors; see Objective, whose other fields are about keypoints."""
+
+    channels_last: bool = False
+    autocast: Callable[[], AbstractContextManager] = nullcontext
+
+    terms = AnchorTerms
+    keypoints = ()
+
+    def __call__(self, network: nn.Module, batch: Batch) -> AnchorTerms:
+        """Loss of one micro-batch, on the device its tensors are on; each term is (stacks,)."""
+        images = input_images(batch, self.channels_last)
+        with self.autocast():
+            outputs = network(images, every_stack=True)
+        stacks = anchor_loss(outputs, batch.boxes, batch.labels, batch.image_index, tuple(images.shape[-2:]))
+        return AnchorTerms(*(torch.stack(values) for values in zip(*stacks, strict=True)))
+
+
+def make_objective(
+    network: KeypointNetwork | AnchorNetwork, classes: int, penalty: Penalty, weights: LossWeights, *args
+) -> Objective | AnchorObjective:
+    """The objective of a network, by what it predicts. args: channels_last and autocast, as of Objective."""
+    if isinstance(network, AnchorNetwork):
+        return AnchorObjective(*args)
+    return Objective(classes, penalty, weights, *args, keypoints=network.keypoints)
 
 
 class Precision:
@@ -80,8 +115,10 @@ def checkpoint_activations(network: nn.Module) -> None:
 
     The second time leaves BatchNorm's running statistics alone, so that the result is the same.
     """
+    # A backbone of other blocks names their classes.
+    kinds = Residual, PredictionModule, *(kind for m in network.modules() for kind in getattr(m, "blocks", ()))
     for block in network.modules():
-        if isinstance(block, (Residual, PredictionModule)):
+        if isinstance(block, kinds):
             block.forward = partial(_checkpointed, block, block.forward)
 
 
@@ -170,8 +207,7 @@ def build_step(
     # False would forbid PyTorch its choice, on CUDA a loop over tensors by one kernel.
     optimizer = torch.optim.Adam(network.parameters(), lr=options.lr, fused=options.fused_adam or None)
     precision = Precision(options.precision, device)
-    autocast = precision.autocast
-    objective = Objective(classes, penalty, weights, options.channels_last, autocast, network.keypoints)
+    objective = make_objective(network, classes, penalty, weights, options.channels_last, precision.autocast)
     return Step(network, optimizer, objective, group, in_all, precision.scaler, options.compile)
 
 
@@ -186,7 +222,7 @@ class Step:
         self,
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
-        objective: Objective,
+        objective: Objective | AnchorObjective,
         group: Group,
         in_all: int,
         scaler: torch.amp.GradScaler | None = None,
@@ -222,9 +258,9 @@ class Step:
         batches: those of this process, on its device. Each has its own BatchNorm statistics and normalises its own
         loss; the running statistics kept are those of the first.
 
-        Returns the loss terms, (5, stacks) in LossTerms' order, and the norm of the gradient, both of the whole update
-        and the same on each process. Where the loss or the gradient of any process is not finite, nothing is changed,
-        running statistics included, and NotFinite says what was wrong on this one.
+        Returns the loss terms, (terms, stacks) in the order of the objective's, and the norm of the gradient, both of
+        the whole update and the same on each process. Where the loss or the gradient of any process is not finite,
+        nothing is changed, running statistics included, and NotFinite says what was wrong on this one.
         """
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -252,7 +288,7 @@ class Step:
         return told[1:].view(shares.shape[1:]) / self.in_all, norm
 
     def _gradient(self, number: int, batch: Batch, count: int) -> Tensor:
-        """Add the gradient of micro-batch `number` of the `count` of this process; its loss terms, (5, stacks)."""
+        """Add the gradient of micro-batch `number` of the `count` of this process; its loss terms, (terms, stacks)."""
         with ExitStack() as stack:
             if number > 0:
                 stack.enter_context(kept_statistics(self.network))
@@ -270,12 +306,12 @@ class Step:
             buffer.copy_(before)
         self.optimizer.zero_grad(set_to_none=True)
 
-    @staticmethod
-    def _not_finite(shares: Tensor, batches: Sequence[Batch], several: bool) -> NotFinite:
-        finite = shares.isfinite().all(-1).cpu()  # (micro-batches, 5)
+    def _not_finite(self, shares: Tensor, batches: Sequence[Batch], several: bool) -> NotFinite:
+        finite = shares.isfinite().all(-1).cpu()  # (micro-batches, terms)
         if finite.all() and several:  # the gradient is the mean over all: whose is the fault cannot be told here
             return NotFinite(("the loss or gradient of a process",), ())
-        terms = tuple(name for name, good in zip(LossTerms._fields, finite.all(0).tolist(), strict=True) if not good)
+        names = self.objective.terms._fields
+        terms = tuple(name for name, good in zip(names, finite.all(0).tolist(), strict=True) if not good)
         chosen = [b for b, good in zip(batches, finite.all(1).tolist(), strict=True) if not good] or batches
         ids = tuple(i for batch in chosen for i in batch.image_ids.tolist())
         return NotFinite(tuple(t for t in terms if t != "total") or terms or ("gradient",), ids)

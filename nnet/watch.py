@@ -24,7 +24,9 @@ def draw_predictions(
     network: nn.Module, objective: Objective, index: CocoIndex, size: tuple[int, int], device: torch.device
 ) -> Iterator[tuple[str, np.ndarray]]:
     """For each image of the index, shown whole at `size`: its name, and a picture (H, W, 3) uint8 BGR of the target and
-    the predicted heatmap of each kind of keypoint over it."""
+    the predicted heatmap of each kind of keypoint over it. Nothing of a network without keypoints."""
+    if not objective.keypoints:
+        return
     network.eval()
     samples = TrainingSet(index, size, None, 0)
     for i in range(len(index)):

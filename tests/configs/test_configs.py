@@ -86,6 +86,34 @@ def test_center_options_that_do_not_go_together(override, message):
     assert message in error_of(FOLDER / "cornernet_hg52.yaml", *override.split())
 
 
+def test_ablations_differ_from_their_baseline_in_one_thing():
+    baseline = load(FOLDER / "cornernet_hg104_ablation.yaml")
+    assert baseline == load(FOLDER / "cornernet_hg104.yaml", ["train.iterations=250000", "train.lr_drops=[]"])
+    rows = {
+        "cornernet_hg104_no_pooling": ["model.corner_pooling=false"],
+        "cornernet_hg104_no_penalty_reduction": ["penalty.kind=none"],
+        "cornernet_hg104_fixed_radius": ["penalty.kind=fixed", "penalty.radius=2.5"],
+        "fpn_corners": ["model.backbone=resnet101_fpn", "model.stacks=1"],
+        "hourglass_anchors": ["model.head=anchors", "test.nms=hard", "test.nms_overlap=0.5", "test.as_published=false"],
+    }
+    for name, overrides in rows.items():
+        assert load(FOLDER / f"{name}.yaml") == load(FOLDER / "cornernet_hg104_ablation.yaml", overrides) != baseline
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        ("model.backbone=resnet101_fpn", "model.stacks: model.backbone resnet101_fpn has one stack, got 2"),
+        ("model.backbone=resnet18_fpn model.stacks=1 model.head=anchors", "model.head: anchors need"),
+        ("model.head=anchors model.center_keypoints=true", "model.head: anchors go with neither"),
+        ("model.backbone=vgg", "hourglass"),
+        ("test.score_threshold=2", "must be from 0 to 1"),
+    ],
+)
+def test_backbones_and_heads_that_do_not_go_together(overrides, message):
+    assert message in error_of(FOLDER / "cornernet_hg104.yaml", *overrides.split())
+
+
 def test_bases_merge_in_order_and_lists_are_replaced(tmp_path):
     write(tmp_path / "a.yaml", "seed: 1\ntrain: {lr: 0.1, batch: [1, 2]}\n")
     write(tmp_path / "sub" / "b.yaml", "base: ../a.yaml\nseed: 2\n")
