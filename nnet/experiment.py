@@ -99,12 +99,12 @@ def same_categories(index: CocoIndex, ids: Sequence[int], names: Sequence[str], 
 
 def make_detector(network: KeypointNetwork | AnchorNetwork, *args, true_centers: bool = False) -> Detector:
     """The detector of a network, by what it predicts; arguments as of Detector and TripletDetector."""
-    if isinstance(network, AnchorNetwork):
-        return AnchorDetector(network, *args)
     if "center" in network.keypoints:
         return TripletDetector(network, *args, true_centers=true_centers)
     if true_centers:
         raise ValueError("true_centers is for networks that predict centers")
+    if isinstance(network, AnchorNetwork):
+        return AnchorDetector(network, *args)
     return Detector(network, *args)
 
 
