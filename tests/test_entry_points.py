@@ -18,6 +18,7 @@ import torch
 import test as test_script
 import train as train_script
 from configs import Config, load, to_dict
+from models import build_network
 from models.cornernet import cornernet, keypoint_network
 from models.losses import LossWeights
 from nnet import checkpoint
@@ -42,6 +43,7 @@ def test_defaults_of_the_schema_are_those_of_the_parts():
     parameters = inspect.signature(cornernet).parameters | inspect.signature(keypoint_network).parameters
     default = {name: p.default for name, p in parameters.items() if name in ours}
     default |= dict.fromkeys(["center_keypoints", "center_pooling", "cascade_corner_pooling"], False)
+    default["head"] = inspect.signature(build_network).parameters["head"].default
     assert {k: list(v) if isinstance(v, tuple) else v for k, v in default.items()} == ours
 
 
