@@ -11,6 +11,7 @@ from models.cornernet import KeypointMaps
 from models.decode import decode_centers
 from nnet.inference import REJECTED, Detector, Placement, Truth, on_image, suppress
 from nnet.pictures import class_colour, draw_boxes, draw_regions
+from nnet.truth import CENTERS
 
 SHOWN = 0.3  # score from which on pictures show a box or a center
 GREEN, RED = (80, 200, 60), (60, 60, 230)  # BGR
@@ -80,29 +81,22 @@ def centers_to_image(points: np.ndarray, placement: Placement) -> Centers:
 class TripletDetector(Detector):
     """A detector that keeps the pairs of corners with a center in their middle (CenterNet, Section 3.2).
 
-    true_centers: take the annotated centers in place of the predicted ones (its Table 5).
+    With "centers" in `truth`, these are the annotated ones in place of the predicted (its Table 5).
     """
-
-    def __init__(self, *args, true_centers: bool = False):
-        super().__init__(*args)
-        self.true_centers = true_centers
 
     def candidates(self, image: np.ndarray, truth: Truth | None = None) -> tuple[np.ndarray, Centers]:
         """Rows (n, 8) of pairs of corners that are not rejected, of all scales and both views, and the centers.
 
-        Centers are those found at the scale next to 1, or with `center_scales: all` at every scale. ValueError where
-        the annotated ones are to be taken and there is no `truth`.
+        Centers are those found at the scale next to 1, or with `center_scales: all` at every scale.
         """
         s, rows, parts = self.settings, [], []
-        for scale, placement, maps in self.views(image):
+        for scale, placement, maps in self.views(image, truth):
             rows.append(self.pairs(maps, placement))
             if s.center_scales == "all" or scale == min(s.scales, key=lambda x: abs(math.log(x))):
                 with self.timed("decode"):
                     parts.append(centers_to_image(center_rows(maps["center"], s.centers, s.nms_kernel), placement))
         rows, centers = np.concatenate(rows), Centers(*map(np.concatenate, zip(*parts, strict=True)))
-        if self.true_centers:
-            if truth is None:
-                raise ValueError("true_centers needs the annotations of the image")
+        if CENTERS in self.truth:
             boxes, labels = truth
             centers = Centers((boxes[:, :2] + boxes[:, 2:]) / 2, labels, np.ones(len(labels), np.float32))
         return rows[rows[:, 4] > REJECTED], centers
@@ -132,7 +126,7 @@ class TripletDetector(Detector):
             kept = np.column_stack([found.boxes[shown], np.zeros((len(labels), 3)), labels])
             deciding = find_centers(kept, centers, match)
             strong[deciding[deciding >= 0]] = True
-        boxes, heatmaps = np.concatenate(boxes), self.heatmaps(image)
+        boxes, heatmaps = np.concatenate(boxes), self.heatmaps(image, truth)
         crosses = centers.points[strong], [class_colour(int(label)) for label in centers.labels[strong]]
         regions = draw_regions(image, heatmaps.pop("center"), central_regions(boxes), colours, *crosses)
         judged = {"kept (green), removed by the center test (red)": draw_boxes(image, boxes, texts, colours)}

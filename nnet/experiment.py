@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from nnet.distributed import Group
 from nnet.faults import stopping_reason
 from nnet.inference import Detector, Found
 from nnet.log import progress_bar
+from nnet.truth import keypoint_of
 from sample import UnreadableImage, read_image
 
 RUN_FAILED, BAD_INPUT = 1, 2
@@ -97,15 +98,16 @@ def same_categories(index: CocoIndex, ids: Sequence[int], names: Sequence[str], 
     )
 
 
-def make_detector(network: KeypointNetwork | AnchorNetwork, *args, true_centers: bool = False) -> Detector:
-    """The detector of a network, by what it predicts; arguments as of Detector and TripletDetector."""
-    if "center" in network.keypoints:
-        return TripletDetector(network, *args, true_centers=true_centers)
-    if true_centers:
-        raise ValueError("true_centers is for networks that predict centers")
+def make_detector(network: KeypointNetwork | AnchorNetwork, *args, truth: Collection[str] = ()) -> Detector:
+    """The detector of a network, by what it predicts; arguments as of Detector. ValueError where it predicts nothing
+    that `truth` could replace.
+    """
+    for name in truth:
+        if keypoint_of(name) not in network.keypoints:
+            raise ValueError(f"{name} in place of predictions: the network does not predict them")
     if isinstance(network, AnchorNetwork):
         return AnchorDetector(network, *args)
-    return Detector(network, *args)
+    return (TripletDetector if "center" in network.keypoints else Detector)(network, *args, truth=truth)
 
 
 def detect_all(

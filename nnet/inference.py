@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from models.cornernet import CORNERS, KeypointMaps, Predictions
 from models.decode import Detections, decode_corners
 from models.hourglass import feature_size
 from nnet.pictures import draw_heatmap
+from nnet.truth import true_maps
 from sample.augment import fit_image, place
 from sample.colour import normalise
 
@@ -115,6 +116,12 @@ def on_image(points: np.ndarray, placement: Placement) -> np.ndarray:
     return points.reshape(-1, 2)
 
 
+def to_canvas(boxes: np.ndarray, placement: Placement) -> np.ndarray:
+    """Boxes (n, 4) x1, y1, x2, y2 in pixels of the image, in pixels of the canvas."""
+    scale, border = placement.scale[::-1], placement.border[::-1]
+    return boxes * np.tile(scale, 2) + np.tile(border, 2)
+
+
 def to_image(rows: np.ndarray, placement: Placement, outside: float = 0.0) -> np.ndarray:
     """Rows of boxes in cells, of the image and, if B is 2, of its mirror image, as rows of boxes in the image's pixels.
 
@@ -170,12 +177,23 @@ class Detector:
     seconds: time spent so far on parts of the work: "load" (reading, resizing), "network", "decode", "nms".
     """
 
-    def __init__(self, network: nn.Module, settings: DetectSettings, input_size: tuple[int, int], device: torch.device):
-        """input_size: (height, width) of training, used by `resize: fit` alone."""
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: DetectSettings,
+        input_size: tuple[int, int],
+        device: torch.device,
+        truth: Collection[str] = (),
+    ):
+        """input_size: (height, width) of training, used by `resize: fit` alone.
+
+        truth: what is taken from the annotation in place of the prediction: names in nnet.truth.
+        """
         self.network = network.to(device).eval()
         self.settings = settings
         self.input_size = tuple(input_size)
         self.device = device
+        self.truth = frozenset(truth)
         self.seconds: Counter[str] = Counter()
 
     def place(self, image: np.ndarray, scale: float) -> tuple[np.ndarray, Placement]:
@@ -204,14 +222,30 @@ class Detector:
         found = decode_corners(
             maps["top_left"], maps["bottom_right"], s.corners, s.pairs, s.nms_kernel, s.embedding_distance
         )
-        return detection_rows(found)
+        rows = detection_rows(found)
+        if "heatmaps" in self.truth:  # cells without a corner, which fill up the best ones, make no boxes
+            rows[(rows[..., 5:7] == 0).any(-1), 4] = REJECTED
+        return rows
 
-    def views(self, image: np.ndarray) -> Iterator[tuple[float, Placement, Predictions]]:
-        """The scales, how the image lies on the canvas of each, and what the network makes of it."""
+    def maps(self, image: np.ndarray, scale: float, truth: Truth | None = None) -> tuple[Placement, Predictions]:
+        """How an image lies on the canvas at a scale, and what the network makes of it, or what is true.
+
+        ValueError where something is to be taken from the annotation and there is no `truth`.
+        """
+        if self.truth and truth is None:
+            raise ValueError(f"{', '.join(sorted(self.truth))} in place of predictions: needs the image's annotations")
+        with self.timed("load"):
+            canvas, placement = self.place(image, scale)
+        maps = self.predict(canvas)
+        if self.truth:
+            boxes, labels = truth
+            maps = true_maps(maps, to_canvas(boxes, placement), labels, placement.canvas, self.truth)
+        return placement, maps
+
+    def views(self, image: np.ndarray, truth: Truth | None = None) -> Iterator[tuple[float, Placement, Predictions]]:
+        """The scales, and as of `maps`."""
         for scale in self.settings.scales:
-            with self.timed("load"):
-                canvas, placement = self.place(image, scale)
-            yield scale, placement, self.predict(canvas)
+            yield scale, *self.maps(image, scale, truth)
 
     def pairs(self, maps: Predictions, placement: Placement) -> np.ndarray:
         """Rows (n, 8) of the best pairs of corners, in pixels of the image."""
@@ -220,7 +254,7 @@ class Detector:
 
     def proposals(self, image: np.ndarray, truth: Truth | None = None) -> np.ndarray:
         """Rows (n, 8) of boxes in pixels of the image, of all scales and both views."""
-        return np.concatenate([self.pairs(maps, placement) for _, placement, maps in self.views(image)])
+        return np.concatenate([self.pairs(maps, placement) for _, placement, maps in self.views(image, truth)])
 
     def __call__(self, image: np.ndarray, truth: Truth | None = None) -> Found:
         """Detections of an image (H, W, 3) uint8 BGR, H and W of at least 1.
@@ -231,15 +265,14 @@ class Detector:
         with self.timed("nms"):
             return suppress(rows, self.settings)
 
-    def heatmaps(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def heatmaps(self, image: np.ndarray, truth: Truth | None = None) -> dict[str, np.ndarray]:
         """By kind of keypoint, the scores 0..1 of the best class at each pixel of the image: (H, W) float32."""
-        canvas, placement = self.place(image, 1.0)
-        maps = self.predict(canvas)
+        placement, maps = self.maps(image, 1.0, truth)
         return {name: heatmap_on_image(m, placement, image.shape[:2]) for name, m in maps.items()}
 
     def pictures(self, image: np.ndarray, names: Sequence[str], truth: Truth | None = None) -> dict[str, np.ndarray]:
         """By title, pictures (H, W, 3) uint8 BGR of how the detections of an image come about. names: of classes."""
-        return self.heatmap_pictures(image, self.heatmaps(image))
+        return self.heatmap_pictures(image, self.heatmaps(image, truth))
 
     @staticmethod
     def heatmap_pictures(image: np.ndarray, heatmaps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -261,7 +294,11 @@ class Detector:
 
 def heatmap_on_image(maps: KeypointMaps, placement: Placement, size: tuple[int, int]) -> np.ndarray:
     """Scores of the best class over an image of this (height, width): (H, W) float32 in 0..1."""
-    scores = best_class(maps.heatmap[0]).cpu().numpy()
+    return scores_on_image(best_class(maps.heatmap[0]).cpu().numpy(), placement, size)
+
+
+def scores_on_image(scores: np.ndarray, placement: Placement, size: tuple[int, int]) -> np.ndarray:
+    """Scores (h, w) of the canvas's cells over an image of this (height, width): (H, W) float32."""
     canvas = cv2.resize(scores, placement.canvas[::-1])
     top, left = (round(b) for b in placement.border)
     height, width = (max(1, round(n)) for n in placement.size)

@@ -44,9 +44,9 @@ def draw_boxes(image: np.ndarray, boxes: np.ndarray, texts: Sequence[str], colou
     image: uint8 (H, W, 3); boxes: (N, 4) in its pixels, may reach outside; texts, colours: N each. Returns the picture,
     enlarged where the image is small.
     """
-    factor = max(1.0, LEGIBLE / max(image.shape[:2]))
-    picture = _resized(image, round(image.shape[0] * factor), round(image.shape[1] * factor))
+    picture = enlarged(image)
     height, width = picture.shape[:2]
+    factor = max(1.0, LEGIBLE / max(image.shape[:2]))
     line = max(1, round(max(height, width) / 400))
     corners = (np.asarray(boxes, dtype=np.float64).reshape(-1, 4) + 0.5) * factor - 0.5
     corners = np.clip(corners, 0, [width - 1, height - 1, width - 1, height - 1]).round().astype(int)
@@ -60,6 +60,12 @@ def draw_boxes(image: np.ndarray, boxes: np.ndarray, texts: Sequence[str], colou
         if text:
             _draw_label(picture, text, box, colour, taken)
     return picture
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """A copy of an image, enlarged where it is small."""
+    factor = max(1.0, LEGIBLE / max(image.shape[:2]))
+    return _resized(image, round(image.shape[0] * factor), round(image.shape[1] * factor))
 
 
 def draw_detections(

@@ -35,7 +35,7 @@ def test_evaluates_and_draws(config, checkpoint, tmp_path):
     arguments = [config, "--checkpoint", str(checkpoint), "--output", str(tmp_path), "--draw", "2"]
     assert test_script.main(arguments) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["truth"] is None and "AP" in metrics
+    assert metrics["truth"] == [] and "AP" in metrics
     parts = metrics["seconds_per_image_of"]
     assert parts.keys() == {"load", "network", "decode", "nms"}
     assert 0 < sum(parts.values()) <= metrics["seconds_per_image"] * 1.001
@@ -51,10 +51,10 @@ def test_with_annotated_centers(config, checkpoint, tmp_path, capsys, monkeypatc
     monkeypatch.setattr(test_script, "make_detector", lambda *a, **more: made.append(make(*a, **more)) or made[-1])
     arguments = [config, "--checkpoint", str(checkpoint)]
     assert test_script.main([*arguments, "--output", str(tmp_path / "predicted")]) == 0
-    arguments += ["--truth", "center"]
+    arguments += ["--truth", "centers"]
     assert test_script.main([*arguments, "--output", str(tmp_path)]) == 0
-    assert [detector.true_centers for detector in made] == [False, True]
-    assert json.loads((tmp_path / "metrics.json").read_text())["truth"] == "center"
+    assert [detector.truth for detector in made] == [frozenset(), {"centers"}]
+    assert json.loads((tmp_path / "metrics.json").read_text())["truth"] == ["centers"]
     capsys.readouterr()
     parts = ["model.center_keypoints=false", "model.center_pooling=false"]
     assert test_script.main([*arguments, *parts, "--output", str(tmp_path / "other")]) == 2

@@ -133,6 +133,54 @@ def test_evaluate(config, run, toy, tmp_path, capsys):
     assert len(list((output / "pictures").iterdir())) == 2
 
 
+def test_analyses_and_pictures(config, run, tmp_path):
+    """Every analysis of the paper in metrics.json, every picture in its file."""
+    arguments = [config, "test.embedding_distance=9", "--checkpoint", str(run / "last.pt"), "--output", str(tmp_path)]
+    analyses = ["--analyses", "corners", "objects", "errors"]
+    pictures = ["--draw", "1", "--pictures", "row", "targets", "heatmaps", "errors"]
+    assert test_script.main([*arguments, *analyses, *pictures, "--beside", config, str(run / "last.pt")]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["AP50"] >= metrics["AP60"] >= metrics["AP70"] >= metrics["AP80"] >= metrics["AP90"] >= 0
+    quadrants = {"image", "top_left_quadrant", "bottom_right_quadrant"}
+    assert metrics["corner_AP"].keys() == {"top_left", "bottom_right"}
+    assert all(found.keys() == quadrants for found in metrics["corner_AP"].values())
+    assert sum(group["images"] for group in metrics["AP_by_objects"].values()) == 4
+    errors = metrics["errors"]
+    assert errors["false"] == errors["wrong_pairing"] + errors["wrong_corner"] + errors["imprecise"]
+    parts = metrics["seconds_per_image_of"]
+    assert parts.keys() == {"load", "network", "decode", "nms"} and all(v > 0 for v in parts.values())
+    assert sum(parts.values()) <= metrics["seconds_per_image"]
+    names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert [name[12:] for name in names] == [".jpg", "_beside.jpg", "_errors.jpg", "_heatmaps.jpg", "_targets.jpg"]
+
+
+def test_annotation_in_place_of_every_map(config, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [config, "--checkpoint", str(run / "last.pt"), "--truth", "embeddings", "heatmaps", "offsets"]
+    assert test_script.main([*arguments, "--analyses", "corners", "errors"]) == 0
+    metrics = json.loads((tmp_path / "runs/tiny/val_truth_heatmaps_offsets_embeddings/metrics.json").read_text())
+    assert metrics["truth"] == ["heatmaps", "offsets", "embeddings"]
+    assert metrics["AP"] > 0.95 and metrics["AP90"] > 0.95
+    assert metrics["corner_AP"]["top_left"]["image"] > 0.95
+    assert metrics["errors"]["false"] == 0
+
+
+def test_options_that_the_network_or_the_data_have_nothing_for(config, run, toy, capsys, tmp_path):
+    info = json.loads((toy / "annotations" / "instances_val.json").read_text())
+    info.pop("annotations")
+    (tmp_path / "info.json").write_text(json.dumps(info))
+    arguments = ["--checkpoint", run / "last.pt", "--output", tmp_path / "o"]
+    line = refused(capsys, test_script.main, config, *arguments, "--truth", "centers")
+    assert "--truth centers" in line and "does not predict" in line
+    unlabelled = [f"data.test={{images: [val], annotations: [{tmp_path / 'info.json'}]}}", "--split", "test"]
+    for options in (["--truth", "heatmaps"], ["--analyses", "objects"], ["--draw", "1", "--pictures", "targets"]):
+        line = refused(capsys, test_script.main, config, *unlabelled, *arguments, *options)
+        assert "no annotated boxes" in line and options[-2] in line
+    assert not (tmp_path / "o").exists()
+    with pytest.raises(SystemExit):
+        test_script.main([config, "--checkpoint", "x.pt", "--beside", config, "x.pt"])
+
+
 def test_test_dev_file_name_and_how_to_submit(config, run, toy, tmp_path, capsys):
     info = json.loads((toy / "annotations" / "instances_val.json").read_text())
     info.pop("annotations")

@@ -41,7 +41,7 @@ def cells(text: str) -> list[list[str]]:
 @pytest.mark.parametrize("name, row", ROWS, ids=[f"{name}-{row.method}" for name, row in ROWS])
 def test_every_row_has_its_config_and_a_value_per_figure(name, row):
     assert (CONFIGS / row.config.name).is_file()
-    assert row.run.count("/") == 1 and row.run.split("/")[1] in ("val", "test", "val_truth_center")
+    assert row.run.count("/") == 1 and row.run.split("/")[1] in ("val", "test", "val_truth_centers")
     assert len(row.published) == len(DATA[name].figures)
     assert all(value is None or 0 < value < 100 for value in row.published)
 
@@ -72,7 +72,7 @@ def test_published_figures_that_the_text_of_the_paper_repeats():
         assert abs(rows[better][int(column)] - rows[worse][int(column)]) == pytest.approx(float(expected)), better
     for size, backbones in ((3, (15.5, 14.5)), (4, (16.5, 14.1)), (5, (14.5, 13.3))):
         for config, expected in zip(("centernet_hg52", "centernet_hg104"), backbones, strict=True):
-            gain = truth[f"{config}/val_truth_center"][size] - truth[f"{config}/val"][size]
+            gain = truth[f"{config}/val_truth_centers"][size] - truth[f"{config}/val"][size]
             assert gain == pytest.approx(expected)
 
     values = {}
@@ -119,17 +119,17 @@ def test_a_table_is_data_alone(tmp_path):
 
 
 def test_command_names_what_made_the_figures():
-    row = Row("", "centernet_hg52/val_truth_center", [])
-    assert command(row, {}) == "test.py configs/centernet_hg52.yaml --truth center"
+    row = Row("", "centernet_hg52/val_truth_centers", [])
+    assert command(row, {}) == "test.py configs/centernet_hg52.yaml --truth centers"
     config = to_dict(load(CONFIGS / "centernet_hg52.yaml"))
     metrics = {"checkpoint": "runs/a b/last.pt", "config": config}
     start = "test.py configs/centernet_hg52.yaml --checkpoint 'runs/a b/last.pt'"
-    assert command(row, metrics) == f"{start} --truth center"
+    assert command(row, metrics) == f"{start} --truth centers"
     config["data"]["root"] = "elsewhere"
     config["data"]["val"]["limit"] = 500
     config["test"] |= {"corners": 40, "mirror": False, "nms": "linear", "no_longer": 1}
     overrides = "data.val.limit=500 test.mirror=false test.corners=40 test.nms=linear"
-    assert command(row, metrics) == f"{start} --truth center {overrides}"
+    assert command(row, metrics) == f"{start} --truth centers {overrides}"
     assert command(Row("", "toy/test", []), {"config": 3}) == "test.py configs/toy.yaml --split test"
     assert command(Row("", "no_such/val", []), metrics).startswith("test.py configs/no_such.yaml --checkpoint")
 

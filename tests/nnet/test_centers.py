@@ -106,7 +106,7 @@ def test_any_image(size, settings):
 def test_annotated_centers_in_place_of_predicted_ones():
     torch.manual_seed(0)
     settings = DetectSettings(embedding_distance=9.0, as_published=False)
-    detector = make_detector(centernet(2, **SMALL), settings, (32, 48), CPU, true_centers=True)
+    detector = make_detector(centernet(2, **SMALL), settings, (32, 48), CPU, truth=["centers"])
     image = np.random.default_rng(0).integers(0, 256, (64, 90, 3), dtype=np.uint8)
     rows, centers = detector.candidates(image, (np.array([[10.0, 20, 30, 60]]), np.array([1])))
     assert centers.points.tolist() == [[20, 40]] and centers.labels.tolist() == [1] and centers.scores.tolist() == [1]
@@ -115,10 +115,10 @@ def test_annotated_centers_in_place_of_predicted_ones():
     assert len(detector(image, none).scores) == 0  # no object is annotated, so no box has a center
     predicted = make_detector(centernet(2, **SMALL), settings, (32, 48), CPU)
     assert len(predicted.candidates(image, none)[1].scores) == 2 * settings.centers
-    with pytest.raises(ValueError, match="needs the annotations"):
+    with pytest.raises(ValueError, match="needs the image's annotations"):
         detector(image)
-    with pytest.raises(ValueError, match="for networks that predict centers"):
-        make_detector(cornernet(2, **SMALL), settings, (32, 48), CPU, true_centers=True)
+    with pytest.raises(ValueError, match="does not predict"):
+        make_detector(cornernet(2, **SMALL), settings, (32, 48), CPU, truth=["centers"])
 
 
 SIZE = 40  # pixels of the image that Drawn is asked about; the canvas at scale 1 has 63, 11 of them before the image

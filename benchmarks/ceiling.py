@@ -1,0 +1,102 @@
+"""Which objects testing loses although every map is true, and why:
+
+python -m benchmarks.ceiling CONFIG [--split val|train] [key.sub=value ...]
+
+An object is lost when no detection of its class is left for it at an IoU of 0.95, detections being dealt out best first
+as COCO does. For each image with a loss a line is printed, and at the end a table. The network needs no weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from dataclasses import asdict
+
+import numpy as np
+import torch
+
+import configs
+from models import build_network
+from models.hourglass import feature_size
+from nnet.analyses import Annotated, objects_of, overlaps
+from nnet.experiment import load_split, make_detector
+from nnet.inference import REJECTED, Detector, DetectSettings, to_canvas
+from nnet.truth import MAPS, mirrored
+from sample import read_image
+
+IOU = 0.95
+
+
+def taken(boxes: np.ndarray, labels: np.ndarray, truth: Annotated) -> np.ndarray:
+    """(m,) bool: for which objects there is a detection; boxes come best first, each takes the best free object."""
+    free = overlaps(boxes, truth) * (labels[:, None] == truth.labels)
+    got = np.zeros(len(truth.labels), bool)
+    for iou in free:
+        best = int(np.argmax(np.where(got, 0, iou))) if len(iou) else 0
+        if len(iou) and iou[best] >= IOU and not got[best]:
+            got[best] = True
+    return got
+
+
+def cells_of(detector: Detector, image: np.ndarray, boxes: np.ndarray) -> list[np.ndarray]:
+    """Per view the cells of the corners of boxes (n, 4): (n, 2, 2) x, y of the top-left and the bottom-right one."""
+    _, placement = detector.place(image, 1.0)
+    size = feature_size(placement.canvas)
+    canvas = to_canvas(boxes, placement)
+    views = [canvas, mirrored(canvas, placement.canvas[1])]
+    ratio = np.array(size[::-1]) / placement.canvas[::-1]
+    return [np.minimum((v.reshape(-1, 2, 2) * ratio).astype(int), np.array(size[::-1]) - 1) for v in views]
+
+
+def reason(o: int, views: list[np.ndarray], truth: Annotated, corners: int, paired: bool) -> str:
+    """Why object o is lost. paired: a pair of corners made its box, which suppression or the 100 best then left out."""
+    if (truth.boxes[o, 2:] <= truth.boxes[o, :2]).any():
+        return "without area"
+    if paired:
+        twin = overlaps(truth.boxes[o : o + 1], truth)[0] * (truth.labels == truth.labels[o])
+        twin[o] = 0
+        return "suppressed by an object of its class" + (", a crowd" if truth.crowd[twin.argmax()] else "")
+    others = np.arange(len(truth.labels)) != o
+    shared = np.any([(view == view[o]).all(-1).any(-1) & others for view in views], axis=0)
+    if shared.any():
+        kind = "of its class" if (truth.labels[shared] == truth.labels[o]).any() else "of another class"
+        return f"a corner in the cell of an object {kind}" + (", a crowd" if truth.crowd[shared].all() else "")
+    counts = [len(set(zip(truth.labels, *view[:, k].T, strict=True))) for view in views for k in (0, 1)]
+    return f"more corners than {corners}" if max(counts) > corners else "unknown"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value")
+    parser.add_argument("--split", choices=["val", "train"], default="val")
+    args = parser.parse_intermixed_args()
+    config = configs.load(args.config, args.overrides)
+    index = load_split(config.data.root, **asdict(getattr(config.data, args.split)))
+    settings = DetectSettings(**asdict(config.test))
+    network = build_network(index.num_classes, **asdict(config.model))
+    detector = make_detector(network, settings, config.data.input_size, torch.device("cpu"), truth=MAPS)
+    reasons, objects = Counter(), 0
+    for i in range(len(index)):
+        image, truth = read_image(index.path(i), tuple(index.sizes[i].tolist())), objects_of(index, i)
+        found = detector(image, truth.truth)
+        order = np.argsort(-found.scores, kind="stable")[: settings.detections]
+        lost = np.flatnonzero(~taken(found.boxes[order], found.labels[order], truth) & ~truth.crowd)
+        objects += int((~truth.crowd).sum())
+        if not len(lost):
+            continue
+        rows = detector.proposals(image, truth.truth)
+        rows = rows[rows[:, 4] > REJECTED]
+        # (pairs, objects): which boxes are, to the pixel, those of an object
+        same = (np.abs(rows[:, None, :4] - truth.boxes) < 0.1).all(-1) & (rows[:, None, 7] == truth.labels)
+        views = cells_of(detector, image, truth.boxes)
+        why = Counter(reason(o, views, truth, settings.corners, bool(same[:, o].any())) for o in lost)
+        print(f"image {index.image_ids[i]}, {len(truth.labels)} objects, lost: {dict(why)}")
+        reasons += why
+    print(f"\n{objects} objects in {len(index)} images, {sum(reasons.values())} lost at an IoU of {IOU}")
+    for name, count in reasons.most_common():
+        print(f"| {name} | {count} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Annotation in place of predictions: the maps by hand, and what testing makes of them."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.centernet import centernet
+from models.cornernet import KeypointMaps, cornernet
+from nnet.experiment import make_detector
+from nnet.inference import DetectSettings, place_original, to_canvas
+from nnet.truth import MAPS, SPACING, mirrored, true_maps
+
+SMALL = {"stacks": 1, "stem_width": 4, "widths": [4, 6], "blocks": [1, 1], "pool_width": 2}
+CANVAS = 63, 31  # 16 x 8 cells
+BOXES = np.array([[0.0, 6.0, 20.0, 40.0], [9.0, 6.0, 29.0, 62.0]])
+LABELS = np.array([1, 0])
+
+
+def predicted(batch=2, classes=2):
+    torch.manual_seed(0)
+    sizes = {"heatmap": classes, "embedding": 1, "offset": 2}
+    corners = ("top_left", "bottom_right")
+    return {kind: KeypointMaps(**{k: torch.rand(batch, n, 16, 8) for k, n in sizes.items()}) for kind in corners}
+
+
+def test_maps_by_hand():
+    maps = true_maps(predicted(), BOXES, LABELS, CANVAS, MAPS)["bottom_right"]
+    scores = maps.heatmap.sigmoid()
+    assert set(scores.unique().tolist()) == {0, 1} and scores.sum() == 4
+    x, y = 20 * 8 / 31, 40 * 16 / 63  # 5.16, 10.16
+    assert scores[0, 1, 10, 5] == 1
+    assert maps.offset[0, :, 10, 5].tolist() == pytest.approx([x - 5, y - 10], abs=1e-6)
+    assert maps.embedding[0, 0, 10, 5] == 0 and maps.embedding[0, 0, 15, 7] == SPACING
+    # The mirror image's bottom-right corner of the first object is at 31 - 0 pixels: in the last cell, its offset 1.
+    assert scores[1, 1, 10, 7] == 1 and maps.offset[1, 0, 10, 7] == 1
+
+
+def test_any_subset():
+    before = predicted()
+    for name, changed in zip(MAPS, ("heatmap", "offset", "embedding"), strict=True):
+        after = true_maps(before, BOXES, LABELS, CANVAS, [name])
+        for kind, maps in before.items():
+            for field in maps._fields:
+                assert torch.equal(getattr(maps, field), getattr(after[kind], field)) == (field != changed)
+    assert true_maps(before, BOXES, LABELS, CANVAS, ["centers"]) is before
+    assert true_maps(before, BOXES, LABELS, CANVAS, []) is before
+
+
+def test_offsets_elsewhere_are_those_predicted():
+    before = predicted()["top_left"].offset
+    after = true_maps(predicted(), BOXES, LABELS, CANVAS, ["offsets"])["top_left"].offset
+    assert (before != after).any(1).sum() == 4  # two corners, two views
+
+
+def test_embeddings_are_those_of_the_nearest_corner():
+    embedding = true_maps(predicted(1), BOXES, LABELS, CANVAS, ["embeddings"])["top_left"].embedding[0, 0]
+    # Top-left corners in cells (0, 1) and (2, 1): as near to both is the column between, which the first has.
+    assert (embedding[:, :2] == 0).all() and (embedding[:, 2:] == SPACING).all()
+
+
+def test_the_first_object_has_a_cell_that_two_share():
+    boxes = np.array([[8.0, 8, 20, 40], [9.0, 9, 29, 62]])
+    maps = true_maps(predicted(1), boxes, LABELS, CANVAS, MAPS)["top_left"]
+    assert maps.heatmap[0, :, 2, 2].sigmoid().tolist() == [1, 1]  # of two classes
+    assert maps.embedding[0, 0, 2, 2] == 0
+    assert maps.offset[0, :, 2, 2].tolist() == pytest.approx([8 * 8 / 31 - 2, 8 * 16 / 63 - 2], abs=1e-6)
+
+
+def test_maps_in_channels_last_and_without_objects():
+    maps = {k: KeypointMaps(*(v.to(memory_format=torch.channels_last) for v in m)) for k, m in predicted().items()}
+    for kind, expected in true_maps(predicted(), BOXES, LABELS, CANVAS, MAPS).items():
+        found = true_maps(maps, BOXES, LABELS, CANVAS, MAPS)[kind]
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    none = true_maps(predicted(), BOXES[:0], LABELS[:0], CANVAS, MAPS)["top_left"]
+    assert not none.heatmap.sigmoid().any() and torch.equal(none.offset, predicted()["top_left"].offset)
+
+
+def test_mirroring_is_undone_exactly():
+    assert mirrored(np.array([[3.0, 4, 10, 12]]), 31).tolist() == [[21, 4, 28, 12]]
+
+
+def test_boxes_on_the_canvas():
+    placement = place_original(100, 301, 0.5, divisor=128)  # borders of 38 and 52 pixels
+    assert to_canvas(np.array([[0.0, 10, 300, 100]]), placement).tolist() == [[52, 43, 202, 88]]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        DetectSettings(),
+        DetectSettings(mirror=False),
+        DetectSettings(resize="fit", embedding_distance=9.0),
+        DetectSettings(scales=(0.5, 1.0, 1.5), merge=True),
+    ],
+)
+@pytest.mark.parametrize("make", [cornernet, centernet])
+def test_with_everything_true_the_annotation_comes_back(make, settings):
+    """And nothing else: neither cells without a corner nor corners of different objects make a sure detection."""
+    torch.manual_seed(0)
+    boxes = np.array([[4.0, 6.0, 30.0, 40.0], [20.0, 10.0, 50.0, 55.0], [22.0, 20.0, 80.0, 58.0]])
+    labels = np.array([1, 1, 0])
+    names = [*MAPS, "centers"] if make is centernet else MAPS
+    detector = make_detector(make(2, **SMALL), settings, (127, 127), torch.device("cpu"), truth=names)
+    found = detector(np.zeros((60, 100, 3), np.uint8), (boxes, labels))
+    sure = found.scores > 0.5
+    order = np.lexsort((found.boxes[sure][:, 0], -found.labels[sure]))
+    assert found.labels[sure][order].tolist() == [1, 1, 0]
+    assert np.abs(found.boxes[sure][order] - boxes).max() < 0.02
+    none = np.zeros((0, 4)), np.zeros(0, np.int64)
+    assert not (detector(np.zeros((60, 100, 3), np.uint8), none).scores > 0).any()
