@@ -13,6 +13,7 @@ import json
 import math
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ import yaml
 from . import ConfigError, load, to_dict
 
 PUBLISHED = Path(__file__).parent / "published"
+ANALYSES = {"corner_AP": "corners", "AP_by_objects": "objects", "errors": "errors"}  # in metrics.json: test.py's name
 
 
 class Row(NamedTuple):
@@ -35,7 +37,7 @@ class Row(NamedTuple):
 
 class Table(NamedTuple):
     title: str
-    figures: list[str]  # names of metrics.json
+    figures: list[str]  # names of metrics.json; "a.b" is b in the mapping a, which an analysis of test.py writes
     rows: list[Row]
 
 
@@ -51,7 +53,8 @@ def read_tables(folder: Path = PUBLISHED) -> dict[str, Table]:
 def read_metrics(path: Path, figures: list[str]) -> dict[str, Any]:
     """What a metrics.json holds, the figures (numbers or null) among it; empty where there is no such file.
 
-    Figures of the test split are null before someone has added those that COCO's server gave.
+    Figures of the test split are null before someone has added those that COCO's server gave, as are those of an
+    analysis that test.py was not asked for.
 
     Raises:
         ConfigError: not JSON, or not all of the figures in it; the message names the file.
@@ -66,6 +69,15 @@ def read_metrics(path: Path, figures: list[str]) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(metrics, dict):
         raise ConfigError(f"{path}: expected a mapping of figures, as test.py writes it")
+    for name in figures:
+        group, _, rest = name.partition(".")
+        if rest and group not in metrics:
+            metrics[name] = None
+        elif rest:
+            value: Any = metrics
+            for part in name.split("."):
+                value = value.get(part) if isinstance(value, dict) else None
+            metrics[name] = value
     lacking = [name for name in figures if name not in metrics]
     if metrics.get("split") == "test":
         metrics |= dict.fromkeys(lacking)
@@ -79,8 +91,9 @@ def read_metrics(path: Path, figures: list[str]) -> dict[str, Any]:
     return metrics
 
 
-def command(row: Row, metrics: dict[str, Any]) -> str:
-    """test.py's command line; of a finished run also its checkpoint and whatever options differ from the config's.
+def command(row: Row, metrics: dict[str, Any], figures: Sequence[str] = ()) -> str:
+    """test.py's command line for figures; of a finished run also its checkpoint and whatever options differ from the
+    config's.
 
     data.root is left out, which says where the data is and not what it is.
     """
@@ -88,7 +101,9 @@ def command(row: Row, metrics: dict[str, Any]) -> str:
     words = ["test.py", row.config.as_posix()]
     words += ["--checkpoint", str(metrics["checkpoint"])] if "checkpoint" in metrics else []
     words += ["--split", split] if split != "val" else []
-    words += ["--truth", truth] if truth else []
+    words += ["--truth", *truth.split("_")] if truth else []
+    analyses = dict.fromkeys(ANALYSES[name.partition(".")[0]] for name in figures if "." in name)
+    words += ["--analyses", *analyses] if analyses else []
     file = PUBLISHED.parent / row.config.name
     if isinstance(metrics.get("config"), dict) and file.is_file():
         differences = _differences(to_dict(load(file)), metrics["config"])
@@ -134,7 +149,7 @@ def markdown(table: Table, runs: Path) -> tuple[str, list[str]]:
             percent = value is not None and name != "seconds_per_image"
             ours.append(show(name, 100 * value if percent else value, published))
         lines.append([row.method, "published", *map(show, table.figures, row.published), ""])
-        lines.append(["", "ours", *ours, f"`{command(row, metrics)}`"])
+        lines.append(["", "ours", *ours, f"`{command(row, metrics, table.figures)}`"])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     widths[-1] = 0  # commands are long
     lines.insert(1, ["-" * max(width, 3) for width in widths])

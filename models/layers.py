@@ -22,9 +22,9 @@ class ConvBlock(nn.Module):
         return F.relu(self.bn(self.conv(x)))
 
 
-def conv1x1_bn(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+def conv1x1_bn(inputs: int, outputs: int) -> nn.Sequential:
     """1x1 convolution and BatchNorm: the projection of every shortcut."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
 
 
 class Residual(nn.Module):
@@ -37,12 +37,15 @@ class Residual(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         same = stride == 1 and inputs == outputs
-        self.skip = nn.Identity() if same else conv1x1_bn(inputs, outputs, stride)
+        self.skip = nn.Identity() if same else conv1x1_bn(inputs, outputs)
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return F.relu(y + self.skip(x))
+        # The shortcut's stride is taken before its 1x1 convolution. On CPUs the gradient of one with a stride, of fewer
+        # than 16 channels in channels_last, writes past its buffer (github.com/uxlfoundation/oneDNN/issues/6035).
+        return F.relu(y + self.skip(x[:, :, :: self.stride, :: self.stride]))
 
 
 def residuals(inputs: int, outputs: int, count: int, stride: int = 1) -> nn.Sequential:

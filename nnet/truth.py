@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -29,8 +29,11 @@ def true_maps(
 
     heatmaps: score 1 in the cell of a corner and 0 elsewhere (logits of plus and minus infinity).
     offsets: in the cells of the annotated corners; elsewhere there is no true one, and the predicted stays.
-    embeddings: SPACING times the object's number. A cell has that of the corner nearest to it, so that corners
-        predicted beside their cell are grouped too. Where corners share a cell, the first of the objects has it.
+    embeddings: SPACING times the number of the object's group. Every object is a group of its own, but for those that
+        share the cell of a corner, which can have but one embedding. A cell has that of the corner nearest to it, so
+        that corners predicted beside their cell are grouped too.
+
+    Where corners share a cell, the first of the objects has its offset, and the nearest is the first of those as near.
 
     Args:
         maps: of the image and, if B is 2, of its mirror image.
@@ -45,7 +48,24 @@ def true_maps(
     every_label = torch.from_numpy(labels).repeat(batch)
     where = (torch.from_numpy(np.concatenate(views)), every_label, image, batch, classes, canvas, size)
     targets = box_targets(CORNERS, *where, Penalty(kind="none"))  # on the CPU: few numbers
-    return maps | {name: _replace(maps[name], target, image, names) for name, target in targets.items()}
+    groups = shared_groups([image * size[0] * size[1] + target.cells for target in targets.values()])
+    return maps | {name: _replace(maps[name], target, image, groups, names) for name, target in targets.items()}
+
+
+def shared_groups(cells: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The group of each of N objects, numbered by its first object: (N,) int64. Two that have a cell in common are in
+    one group.
+
+    cells: by kind of corner, the objects' cells (N,).
+    """
+    group = torch.arange(len(cells[0]))
+    places = [kind.unique(return_inverse=True)[1] for kind in cells]
+    while True:
+        before = group
+        for place in places:
+            group = group.scatter_reduce(0, place, group, "amin", include_self=False)[place]
+        if torch.equal(group, before):
+            return group
 
 
 def mirrored(boxes: np.ndarray, width: int) -> np.ndarray:
@@ -54,8 +74,10 @@ def mirrored(boxes: np.ndarray, width: int) -> np.ndarray:
     return np.stack([width - x2, y1, width - x1, y2], 1)
 
 
-def _replace(maps: KeypointMaps, target: KeypointTargets, image: torch.Tensor, names: Collection[str]) -> KeypointMaps:
-    """The maps of one kind of corner; image: (N,) which view each of the objects is in."""
+def _replace(
+    maps: KeypointMaps, target: KeypointTargets, image: torch.Tensor, groups: torch.Tensor, names: Collection[str]
+) -> KeypointMaps:
+    """The maps of one kind of corner; image, groups: (N,) which view each of the objects is in, and its group."""
     heatmap, embedding, offset = maps
     batch, _, height, width = heatmap.shape
     if "heatmaps" in names:
@@ -69,7 +91,8 @@ def _replace(maps: KeypointMaps, target: KeypointTargets, image: torch.Tensor, n
     # The object's number as the last digit: the first of those as near.
     nearest = ((x_distance + y_distance) * count + torch.arange(count).view(count, 1, 1)).argmin(1)  # (B, h, w)
     if "embeddings" in names:
-        embedding = (nearest * SPACING)[:, None].to(embedding)
+        number = groups.view(batch, count).gather(1, nearest.flatten(1)).view_as(nearest)
+        embedding = (number * SPACING)[:, None].to(embedding.device, torch.float32)
     if "offsets" in names:
         owner = nearest[image, y, x]  # (N,): the object whose offset the cell has
         true = target.offsets.view(batch, count, 2)[image, owner]

@@ -41,7 +41,8 @@ def cells(text: str) -> list[list[str]]:
 @pytest.mark.parametrize("name, row", ROWS, ids=[f"{name}-{row.method}" for name, row in ROWS])
 def test_every_row_has_its_config_and_a_value_per_figure(name, row):
     assert (CONFIGS / row.config.name).is_file()
-    assert row.run.count("/") == 1 and row.run.split("/")[1] in ("val", "test", "val_truth_centers")
+    truths = ("val_truth_centers", "val_truth_heatmaps", "val_truth_heatmaps_offsets")
+    assert row.run.count("/") == 1 and row.run.split("/")[1] in ("val", "test", *truths)
     assert len(row.published) == len(DATA[name].figures)
     assert all(value is None or 0 < value < 100 for value in row.published)
 
@@ -130,8 +131,27 @@ def test_command_names_what_made_the_figures():
     config["test"] |= {"corners": 40, "mirror": False, "nms": "linear", "no_longer": 1}
     overrides = "data.val.limit=500 test.mirror=false test.corners=40 test.nms=linear"
     assert command(row, metrics) == f"{start} --truth centers {overrides}"
+    row = Row("", "cornernet_hg104_ablation/val_truth_heatmaps_offsets", [])
+    assert command(row, {}) == "test.py configs/cornernet_hg104_ablation.yaml --truth heatmaps offsets"
     assert command(Row("", "toy/test", []), {"config": 3}) == "test.py configs/toy.yaml --split test"
     assert command(Row("", "no_such/val", []), metrics).startswith("test.py configs/no_such.yaml --checkpoint")
+
+
+def test_figures_of_an_analysis(tmp_path, monkeypatch, capsys):
+    quadrants = {"image": 0.5, "top_left_quadrant": 0.67, "bottom_right_quadrant": None}
+    found = {"top_left": quadrants, "bottom_right": quadrants}
+    write_run(tmp_path, "cornernet_hg104_ablation/val", corner_AP=found, split="val")
+    write_run(tmp_path, "cornernet_hg104_no_pooling/val", split="val")  # without the analysis
+    code, out, err = run(monkeypatch, capsys, tmp_path, "--table", "cornernet.table3")
+    assert (code, err) == (0, "")
+    rows = cells(out)
+    assert rows[4][2:6] == ["67.0 (-2.2)", "", "67.0 (+10.8)", ""]
+    assert rows[2][2:6] == [""] * 4
+    for row, config in ((4, "cornernet_hg104_ablation"), (2, "cornernet_hg104_no_pooling")):
+        assert rows[row][6] == f"`test.py configs/{config}.yaml --analyses corners`"
+    write_run(tmp_path, "cornernet_hg104_ablation/val", corner_AP={"top_left": {"top_left_quadrant": "x"}})
+    code, out, err = run(monkeypatch, capsys, tmp_path, "--table", "cornernet.table3")
+    assert code == 2 and "corner_AP.top_left.top_left_quadrant" in err
 
 
 FULL = dict.fromkeys(FDS, 0.5)

@@ -11,6 +11,7 @@ import torch
 from models.centernet import centernet
 from models.cornernet import cornernet
 from models.hourglass import Hourglass, feature_size
+from models.layers import Residual
 from models.losses import detection_loss
 from nnet.released import rename
 from sample.targets import POINTS, KeypointTargets, gaussian_radius
@@ -190,3 +191,16 @@ def test_hourglass_shape_errors():
     with pytest.raises(ValueError, match="as many blocks as widths"):
         cornernet(2, widths=[8, 8, 8], blocks=[1, 1])
     assert Hourglass([4, 6], [1, 1])(torch.randn(2, 4, 5, 7)).shape == (2, 4, 5, 7)
+
+
+def test_shortcut_of_few_channels_in_channels_last():
+    """oneDNN's gradient of a strided 1x1 convolution of so few channels writes past its buffer: this may crash."""
+    block, x = Residual(2, 2, stride=2), torch.randn(1, 2, 128, 128)
+    block(x).sum().backward()
+    expected = [p.grad.clone() for p in block.parameters()]
+    block = block.to(memory_format=torch.channels_last)
+    for _ in range(20):
+        block.zero_grad()
+        block(x.to(memory_format=torch.channels_last)).sum().backward()
+    for gradient, parameter in zip(expected, block.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-3)
