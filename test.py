@@ -1,7 +1,8 @@
 """Evaluate a checkpoint:
 
 python test.py CONFIG --checkpoint PATH [--split val|test|train] [--output DIR] [--truth NAME ...]
-    [--analyses NAME ...] [--draw N [--pictures NAME ...] [--beside CONFIG CHECKPOINT]] [key.sub=value ...]
+    [--analyses NAME ...] [--draw N [--pictures NAME ...] [--beside CONFIG CHECKPOINT [key.sub=value ...]]]
+    [key.sub=value ...]
 
 Writes to DIR (runs/<name of the config>/<split> by default) the detections in COCO's result format, metrics.json with
 COCO's 12 figures, the false discovery rates and the analyses, and pictures. Exit codes: 0 done, 1 stopped by a fault,
@@ -72,7 +73,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--draw", type=int, default=0, metavar="N", help="draw the first N images with their detections"
     )
     parser.add_argument(
-        "--beside", nargs=2, metavar=("CONFIG", "CHECKPOINT"), help="with --draw: detections of another network, too"
+        "--beside",
+        nargs="+",
+        default=[],
+        metavar=("CONFIG", "CHECKPOINT"),
+        help="with --draw: detections of another network, too; options of its config may follow",
     )
     named = {
         "truth": (TRUTHS, [], "what is taken from the annotation in place of the prediction"),
@@ -85,6 +90,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_intermixed_args(argv)
     if args.draw < 0:
         parser.error("--draw takes a number of images, 0 or more")
+    if len(args.beside) == 1:
+        parser.error("--beside takes a config and a checkpoint")
     if args.beside and not args.draw:
         parser.error("--beside draws: say with --draw how many images")
     for option, (names, _, _) in named.items():
@@ -146,7 +153,7 @@ def test(config: configs.Config, args: argparse.Namespace, output: Path, group: 
     )
     other = None
     if args.beside:
-        other_config = configs.load(args.beside[0], [])
+        other_config = configs.load(args.beside[0], args.beside[2:])
         other_network, _ = load_network(other_config, Path(args.beside[1]), index, f"data.{split_name}")
         other = detector_of(other_config, other_network, group.device)
     penalty = Penalty(**asdict(config.penalty))
@@ -214,7 +221,7 @@ def test(config: configs.Config, args: argparse.Namespace, output: Path, group: 
         shown = figures.Shown(image, truth, found, index.category_names, penalty)
         pictures = {name: figures.PICTURES[name](shown, detector) for name in args.pictures}
         if other:
-            titles = [f"{Path(name).stem} ({path})" for name, path in ((args.config, weights), args.beside)]
+            titles = [f"{Path(name).stem} ({path})" for name, path in ((args.config, weights), args.beside[:2])]
             pictures["beside"] = figures.beside(shown, dict(zip(titles, (found, other(image)), strict=True)))
         for name, picture in pictures.items():
             ending = "" if name == "row" else f"_{name}"
