@@ -80,27 +80,29 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="with --draw: detections of another network, too; options of its config may follow",
     )
     named = {
-        "truth": (TRUTHS, [], "what is taken from the annotation in place of the prediction"),
-        "analyses": (ANALYSES, [], "figures beyond COCO's"),
-        "pictures": (PICTURES, ["row"], "what --draw draws"),
+        "truth": (TRUTHS, "what is taken from the annotation in place of the prediction"),
+        "analyses": (ANALYSES, "figures beyond COCO's"),
+        "pictures": (PICTURES, "what --draw draws; by default row"),
     }
-    for option, (names, default, what) in named.items():
+    for option, (names, what) in named.items():
         what = f"{what}: any of {', '.join(names)}"
-        parser.add_argument(f"--{option}", nargs="+", default=default, metavar="NAME", help=what)
+        parser.add_argument(f"--{option}", nargs="+", default=[], metavar="NAME", help=what)
     args = parser.parse_intermixed_args(argv)
     if args.draw < 0:
         parser.error("--draw takes a number of images, 0 or more")
     if len(args.beside) == 1:
         parser.error("--beside takes a config and a checkpoint")
-    if args.beside and not args.draw:
-        parser.error("--beside draws: say with --draw how many images")
-    for option, (names, _, _) in named.items():
+    for option in ("beside", "pictures"):
+        if getattr(args, option) and not args.draw:
+            parser.error(f"--{option} draws: say with --draw how many images")
+    for option, (names, _) in named.items():
         given = getattr(args, option)
         args.overrides += [value for value in given if "=" in value]  # what follows the names is taken for names
         given = {value for value in given if "=" not in value}
         if not given <= set(names):
             parser.error(f"--{option} takes any of {', '.join(names)}, not {', '.join(sorted(given - set(names)))}")
         setattr(args, option, [name for name in names if name in given])  # once each, in one order
+    args.pictures = args.pictures or ["row"]
     return args
 
 

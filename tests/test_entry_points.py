@@ -177,8 +177,15 @@ def test_options_that_the_network_or_the_data_have_nothing_for(config, run, toy,
         line = refused(capsys, test_script.main, config, *unlabelled, *arguments, *options)
         assert "no annotated boxes" in line and options[-2] in line
     assert not (tmp_path / "o").exists()
-    with pytest.raises(SystemExit):
-        test_script.main([config, "--checkpoint", "x.pt", "--beside", config, "x.pt"])
+    for options, message in (
+        (["--beside", config, "x.pt"], "--beside draws"),
+        (["--pictures", "errors"], "--pictures draws"),
+        (["--draw", "1", "--beside", config], "--beside takes a config and a checkpoint"),
+        (["--truth", "maps"], "--truth takes any of heatmaps"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            test_script.main([config, "--checkpoint", "x.pt", *options])
+        assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_test_dev_file_name_and_how_to_submit(config, run, toy, tmp_path, capsys):
