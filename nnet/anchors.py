@@ -4,7 +4,7 @@ import numpy as np
 
 from models.anchors import AnchorPredictions, decode_anchors
 from models.hourglass import feature_size
-from nnet.inference import Detector, Placement, detection_rows, to_image
+from nnet.inference import Detector, Placement, Truth, detection_rows, to_image
 
 
 class AnchorDetector(Detector):
@@ -19,6 +19,6 @@ class AnchorDetector(Detector):
             rows[..., :4] *= np.array([width, height] * 2, rows.dtype)  # in cells, as to_image takes them
             return to_image(rows, placement, s.outside)
 
-    def heatmaps(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def heatmaps(self, image: np.ndarray, truth: Truth | None = None) -> dict[str, np.ndarray]:
         """None: anchors have no heatmaps."""
         return {}
