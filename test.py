@@ -92,6 +92,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--draw takes a number of images, 0 or more")
     if len(args.beside) == 1:
         parser.error("--beside takes a config and a checkpoint")
+    for value in args.beside[2:]:
+        if not value.startswith(("model.", "test.")):
+            parser.error(f"--beside CONFIG CHECKPOINT takes the other network's model. and test. options, not {value}")
     for option in ("beside", "pictures"):
         if getattr(args, option) and not args.draw:
             parser.error(f"--{option} draws: say with --draw how many images")
@@ -128,7 +131,7 @@ def detector_of(
 def check_wanted(args: argparse.Namespace, network: KeypointNetwork, annotated: bool) -> None:
     """ConfigError where the network or the data have not what an option is about."""
     wanted = {f"--truth {name}": keypoint_of(name) for name in args.truth}
-    wanted |= {f"--analyses {name}": "top_left" if name == "corners" else None for name in args.analyses}
+    wanted |= {f"--analyses {name}": None if name == "objects" else "top_left" for name in args.analyses}
     if args.draw:
         of_corners = {"targets", "heatmaps", "errors"}
         wanted |= {f"--pictures {name}": "top_left" if name in of_corners else None for name in args.pictures}

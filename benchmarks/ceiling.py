@@ -9,6 +9,7 @@ as COCO does. For each image with a loss a line is printed, and at the end a tab
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from dataclasses import asdict
 
@@ -18,8 +19,9 @@ import torch
 import configs
 from models import build_network
 from models.hourglass import feature_size
+from models.layers import MissingPackage
 from nnet.analyses import Annotated, objects_of, overlaps
-from nnet.experiment import load_split, make_detector
+from nnet.experiment import exit_code, load_split, make_detector
 from nnet.inference import REJECTED, Detector, DetectSettings, to_canvas
 from nnet.truth import MAPS, mirrored
 from sample import read_image
@@ -65,12 +67,16 @@ def reason(o: int, views: list[np.ndarray], truth: Annotated, corners: int, pair
     return f"more corners than {corners}" if max(counts) > corners else "unknown"
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value")
     parser.add_argument("--split", choices=["val", "train"], default="val")
     args = parser.parse_intermixed_args()
+    return exit_code(lambda: explain(args), configs.ConfigError, MissingPackage)
+
+
+def explain(args: argparse.Namespace) -> int:
     config = configs.load(args.config, args.overrides)
     index = load_split(config.data.root, **asdict(getattr(config.data, args.split)))
     settings = DetectSettings(**asdict(config.test))
@@ -96,7 +102,8 @@ def main() -> None:
     print(f"\n{objects} objects in {len(index)} images, {sum(reasons.values())} lost at an IoU of {IOU}")
     for name, count in reasons.most_common():
         print(f"| {name} | {count} |")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

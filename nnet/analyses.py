@@ -176,17 +176,20 @@ def judge(boxes: np.ndarray, labels: np.ndarray, truth: Annotated, penalty: Pena
     """What each detection is, by its number in KINDS: (n,).
 
     right: IoU of FALSE or more with an object of its class, be it the second on it. The others are false:
-    wrong_pairing: both its corners are right corners of its class (`corner_radius`), but of different objects;
-    imprecise: of the same object, whose box it still misses; wrong_corner: not both are right.
+    wrong_pairing: both its corners, as the image or its mirror image has them, are right corners of its class
+    (`corner_radius`), but of different objects; imprecise: of the same object, whose box it still misses;
+    wrong_corner: not both are right, be it for the class alone.
     """
     same = labels[:, None] == truth.labels  # (n, m)
     right = (same & (overlaps(boxes, truth) >= FALSE)).any(1)
     radius = corner_radius(truth.boxes, penalty)
-    near = [
-        same & (np.linalg.norm(boxes[:, None, part] - truth.boxes[:, part], axis=-1) <= radius)
-        for part in (slice(0, 2), slice(2, 4))
-    ]
-    both, one_object = near[0].any(1) & near[1].any(1), (near[0] & near[1]).any(1)
+    # Pairs of the mirror image were made of what are the top-right and the bottom-left corners here
+    one_object = both = np.zeros(len(boxes), bool)
+    for corners in (([0, 1], [2, 3]), ([2, 1], [0, 3])):
+        first, last = (
+            same & (np.linalg.norm(boxes[:, None, part] - truth.boxes[:, part], axis=-1) <= radius) for part in corners
+        )
+        one_object, both = one_object | (first & last).any(1), both | (first.any(1) & last.any(1))
     names = np.select([right, one_object, both], ["right", "imprecise", "wrong_pairing"], "wrong_corner")
     return np.array([KINDS.index(name) for name in names], np.int64)
 

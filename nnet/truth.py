@@ -83,7 +83,7 @@ def _replace(
     if "heatmaps" in names:
         heatmap = target.heatmap.to(heatmap.device).logit()
     count = len(image) // batch
-    if not count:
+    if not count or not {"offsets", "embeddings"} & set(names):
         return KeypointMaps(heatmap, embedding, offset)
     x, y = target.cells % width, target.cells // width  # (N,)
     x_distance = (torch.arange(width) - x.view(batch, count, 1, 1)) ** 2  # (B, n, 1, w)

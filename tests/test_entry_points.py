@@ -182,6 +182,7 @@ def test_options_that_the_network_or_the_data_have_nothing_for(config, run, toy,
         (["--pictures", "errors"], "--pictures draws"),
         (["--draw", "1", "--beside", config], "--beside takes a config and a checkpoint"),
         (["--truth", "maps"], "--truth takes any of heatmaps"),
+        (["--draw", "1", "--beside", config, "x.pt", "data.root=y"], "options, not data.root=y"),
     ):
         with pytest.raises(SystemExit) as stopped:
             test_script.main([config, "--checkpoint", "x.pt", *options])

@@ -151,6 +151,10 @@ def test_kinds_of_errors():
     kinds = judge(boxes, labels, truth, PENALTY)
     assert [KINDS[k] for k in kinds[:4]] == list(cases)
     assert [KINDS[k] for k in kinds[4:]] == ["wrong_corner", "wrong_corner"]
+    # In the mirror image a pair is of what are the top-right corner of one object and the bottom-left one of another
+    apart = Annotated(np.array([[110.0, 10, 150, 50], [10, 60, 50, 100]]), np.zeros(2, int), np.zeros(2, bool))
+    pair = judge(np.array([[10.0, 10, 150, 100]]), np.zeros(1, int), apart, PENALTY)
+    assert [KINDS[k] for k in pair] == ["wrong_pairing"]
     none = Annotated(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
     assert [KINDS[k] for k in judge(boxes[:1], labels[:1], none, PENALTY)] == ["wrong_corner"]
     assert judge(boxes[:0], labels[:0], truth, PENALTY).shape == (0,)
