@@ -14,7 +14,7 @@ quietly = @echo "$(1)"; $(1) > $(VENV)/install.log 2>&1 || { cat $(VENV)/install
 choice := $(shell printf '%s' '$(PYTHON) $(TORCH)' | cksum | cut -d ' ' -f 1)
 ENVIRONMENT := $(VENV)/environment-$(choice)
 BUILD := $(VENV)/build-$(choice)
-SOURCES := setup.py pyproject.toml $(wildcard external/soft_nms/*.c external/*/build.py external/corner_pool/csrc/*)
+SOURCES := setup.py pyproject.toml $(wildcard external/soft_nms/*.c external/*/build.py external/*.h external/*/csrc/*)
 
 .PHONY: demo test build lint clean
 

@@ -12,36 +12,12 @@ The work is done by the compiled operators `corner_pool::directional_max` and `d
 not built, or not for the tensor's device, stock PyTorch does it: same values and gradients, slower, with one warning.
 """
 
-import re
-import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-REBUILD = "build it with `pip install --no-build-isolation -e .` in the repository's root"
-
-
-def library_name() -> str:
-    """Name of the compiled library, without suffix. It tells the torch it was built for: the ABI differs between
-    versions.
-    """
-    return "_C_torch_" + re.sub(r"\W", "_", torch.__version__)
-
-
-def _load() -> str | None:
-    """Load the compiled operators; what is wrong if that fails, else None."""
-    folder = Path(__file__).parent
-    path = next((p for p in folder.glob(library_name() + ".*") if p.suffix in (".so", ".pyd")), None)
-    if path is None:
-        others = sorted(p.name for p in folder.glob("_C_torch_*") if p.suffix in (".so", ".pyd"))
-        built = f"it is built for another torch ({', '.join(others)})" if others else "it is not built"
-        return f"{built}, this torch is {torch.__version__}"
-    try:
-        torch.ops.load_library(path)
-    except OSError as error:
-        return f"{path.name} does not load ({error})"
-    return None
+from external.native import load_kernels
 
 
 def _check(x: Tensor, dim: int) -> None:
@@ -86,8 +62,11 @@ def _stock_directional_max(x: Tensor, dim: int, reverse: bool) -> Tensor:
 
 
 def _register() -> None:
-    """Fake kernels (for torch.compile) and gradients of the compiled operators."""
+    """Define the operators: schemas, fake kernels (for torch.compile) and gradients."""
     name, backward_name = "corner_pool::directional_max", "corner_pool::directional_max_backward"
+    tags = (torch.Tag.pt2_compliant_tag,)
+    torch.library.define(name, "(Tensor x, int dim, bool reverse) -> Tensor", tags=tags)
+    torch.library.define(backward_name, "(Tensor grad, Tensor x, int dim, bool reverse) -> Tensor", tags=tags)
 
     @torch.library.register_fake(name)
     def fake(x: Tensor, dim: int, reverse: bool) -> Tensor:
@@ -119,30 +98,13 @@ def _register() -> None:
     torch.library.register_autograd(backward_name, double_backward, setup_context=setup)
 
 
-def _compiled_devices() -> tuple[str, ...]:
-    """Device types the compiled operators run on; registers their gradients. Warns if that leaves work to stock
-    PyTorch.
-    """
-    problem = _load()
-    devices: tuple[str, ...] = ()
-    if problem is None:
-        _register()
-        has_cuda = torch._C._dispatch_has_kernel_for_dispatch_key("corner_pool::directional_max", "CUDA")
-        devices = ("cpu", "cuda") if has_cuda else ("cpu",)
-        if not has_cuda and torch.cuda.is_available():
-            problem = "it was built without CUDA (nvcc of torch's CUDA version was not found, or failed)"
-    if problem is not None:
-        warnings.warn(
-            f"corner pooling runs on stock PyTorch, slower: {problem}; {REBUILD}", RuntimeWarning, stacklevel=3
-        )
-    return devices
-
-
-_DEVICES = _compiled_devices()
+_register()
+_DEVICES = load_kernels(Path(__file__).parent, "corner pooling")
 
 
 def _directional_max(x: Tensor, dim: int, reverse: bool) -> Tensor:
     if x.device.type in _DEVICES:
+        _check(x, dim)
         return torch.ops.corner_pool.directional_max(x, dim, reverse)
     return _stock_directional_max(x, dim, reverse)
 

@@ -255,18 +255,18 @@ def test_autocast_leaves_dtype(pool, device: str) -> None:
 
 @implementations
 def test_bad_input(pool) -> None:
-    with pytest.raises(ValueError, match=r"4-D tensor \(B, C, H, W\), got 3-D"):
+    with pytest.raises((ValueError, RuntimeError), match=r"4-D tensor \(B, C, H, W\), got 3-D"):
         pool(torch.zeros(2, 3, 4), 2, True)
-    with pytest.raises(ValueError, match="got dim 1"):
+    with pytest.raises((ValueError, RuntimeError), match="got dim 1"):
         pool(torch.zeros(1, 2, 3, 4), 1, True)
-    with pytest.raises(TypeError, match="float32, float64, float16 or bfloat16, got"):
+    with pytest.raises((TypeError, RuntimeError), match="float32, float64, float16 or bfloat16, got"):
         pool(torch.zeros(1, 2, 3, 4, dtype=torch.int32), 2, True)
 
 
 @needs_compiled
 def test_bad_gradient() -> None:
     x = torch.zeros(1, 2, 3, 4)
-    with pytest.raises(ValueError, match="shape, dtype and device of its input"):
+    with pytest.raises(RuntimeError, match="shape, dtype and device of its input"):
         torch.ops.corner_pool.directional_max_backward(x[..., :2], x, 2, True)
 
 
@@ -275,21 +275,17 @@ def copy_of_package(folder: Path) -> Path:
     source = Path(corner_pool.__file__).parent
     target = folder / "external" / "corner_pool"
     target.mkdir(parents=True)
-    (target.parent / "__init__.py").touch()
-    (target / "__init__.py").write_text((source / "__init__.py").read_text())
+    for name in ("__init__.py", "../__init__.py", "../native.py"):
+        (target / name).write_text((source / name).read_text())
     return target
 
 
-@pytest.mark.parametrize("state", ["unbuilt", "broken", "other_torch"])
+@pytest.mark.parametrize("state", ["unbuilt", "broken"])
 def test_one_warning_without_library(tmp_path: Path, state: str) -> None:
     target = copy_of_package(tmp_path)
-    expected = {"unbuilt": "it is not built", "broken": "does not load", "other_torch": "built for another torch"}[
-        state
-    ]
+    expected = {"unbuilt": "_C is not built", "broken": "_C.abi3.so does not load"}[state]
     if state == "broken":
-        (target / f"{corner_pool.library_name()}.so").write_bytes(b"not a library")
-    if state == "other_torch":
-        (target / "_C_torch_1_0_0_cpu.so").touch()
+        (target / "_C.abi3.so").write_bytes(b"not a library")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"  # before this repository, should it be installed
         "import torch\n"
@@ -302,9 +298,3 @@ def test_one_warning_without_library(tmp_path: Path, state: str) -> None:
     assert done.stdout.strip() == "[[[[3.0, 2.0], [3.0, 0.0]]]]"
     assert done.stderr.count("RuntimeWarning") == 1
     assert expected in done.stderr and "pip install --no-build-isolation -e ." in done.stderr
-
-
-def test_setup_and_package_agree_on_library_name() -> None:
-    text = (Path(__file__).parents[2] / "setup.py").read_text()
-    line = 'return "_C_torch_" + re.sub(r"\\W", "_", torch.__version__)'
-    assert line in text and line in Path(corner_pool.__file__).read_text()

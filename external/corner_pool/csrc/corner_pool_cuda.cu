@@ -1,12 +1,6 @@
 // CUDA kernels of the directional maximum. They add gradients up in scan order, without atomics: deterministic, and
 // equal to the CPU's.
-#include <ATen/Dispatch.h>
-#include <ATen/OpMathType.h>
-#include <ATen/ops/zeros_like.h>
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
+#include <cuda_runtime.h>
 
 #include "corner_pool.h"
 #include "directional_max.h"
@@ -151,68 +145,71 @@ unsigned int blocks_for(int64_t work, int64_t per_block) {
   return static_cast<unsigned int>(std::min(kMaxBlocks, (work + per_block - 1) / per_block));
 }
 
-at::Tensor directional_max(const at::Tensor& x, int64_t dim, bool reverse) {
+Tensor directional_max(const Tensor& x, int64_t dim, bool reverse) {
   check_input(x, dim);
-  const c10::cuda::CUDAGuard guard(x.device());
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const auto layout = layout_of(x);
-  const auto input = x.contiguous(layout);
-  auto output = at::empty_like(input, layout);
+  const auto input = torch::stable::contiguous(x, layout);
+  auto output = empty_like(input, layout);
   if (input.numel() == 0) return output;
   const Scan scan = scan_of(input, dim, layout);
-  const auto stream = c10::cuda::getCurrentCUDAStream();
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, input.scalar_type(), "directional_max", [&] {
-    using Acc = at::opmath_type<scalar_t>;
-    const auto* in = input.const_data_ptr<scalar_t>();
-    auto* out = output.mutable_data_ptr<scalar_t>();
+  const auto stream = native::current_stream(x);
+  native::dispatch_floating(input.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using Acc = typename native::Wide<T>::type;
+    const auto* in = input.const_data_ptr<T>();
+    auto* out = output.mutable_data_ptr<T>();
     if (scan.inner == 1) {
       const auto blocks = blocks_for(scan.outer, kWarps * kTile);
-      scan_rows_kernel<scalar_t, Acc><<<blocks, dim3(kTile, kWarps), 0, stream>>>(
+      scan_rows_kernel<T, Acc><<<blocks, dim3(kTile, kWarps), 0, stream>>>(
           in, out, scan.outer, scan.length, reverse);
     } else {
       const auto blocks = blocks_for(scan.outer * scan.inner, kThreads);
-      scan_columns_kernel<scalar_t, Acc><<<blocks, kThreads, 0, stream>>>(
+      scan_columns_kernel<T, Acc><<<blocks, kThreads, 0, stream>>>(
           in, out, scan.outer, scan.length, scan.inner, reverse);
     }
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return output;
 }
 
-at::Tensor directional_max_backward(const at::Tensor& grad, const at::Tensor& x, int64_t dim, bool reverse) {
+Tensor directional_max_backward(const Tensor& grad, const Tensor& x, int64_t dim, bool reverse) {
   check_input(x, dim);
   check_grad(grad, x);
-  const c10::cuda::CUDAGuard guard(x.device());
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const auto layout = layout_of(x);
-  const auto input = x.contiguous(layout);
-  const auto upstream = grad.contiguous(layout);
-  auto output = at::zeros_like(input, input.options(), layout);
+  const auto input = torch::stable::contiguous(x, layout);
+  const auto upstream = torch::stable::contiguous(grad, layout);
+  auto output = empty_like(input, layout);
+  torch::stable::zero_(output);
   if (input.numel() == 0) return output;
   const Scan scan = scan_of(input, dim, layout);
-  const auto stream = c10::cuda::getCurrentCUDAStream();
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, input.scalar_type(), "directional_max_backward", [&] {
-    using Acc = at::opmath_type<scalar_t>;
-    const auto* g = upstream.const_data_ptr<scalar_t>();
-    const auto* in = input.const_data_ptr<scalar_t>();
-    auto* out = output.mutable_data_ptr<scalar_t>();
+  const auto stream = native::current_stream(x);
+  native::dispatch_floating(input.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using Acc = typename native::Wide<T>::type;
+    const auto* g = upstream.const_data_ptr<T>();
+    const auto* in = input.const_data_ptr<T>();
+    auto* out = output.mutable_data_ptr<T>();
     if (scan.inner == 1) {
       const auto blocks = blocks_for(scan.outer, kWarps * kTile);
-      scan_rows_backward_kernel<scalar_t, Acc><<<blocks, dim3(kTile, kWarps), 0, stream>>>(
+      scan_rows_backward_kernel<T, Acc><<<blocks, dim3(kTile, kWarps), 0, stream>>>(
           g, in, out, scan.outer, scan.length, reverse);
     } else {
       const auto blocks = blocks_for(scan.outer * scan.inner, kThreads);
-      scan_columns_backward_kernel<scalar_t, Acc><<<blocks, kThreads, 0, stream>>>(
+      scan_columns_backward_kernel<T, Acc><<<blocks, kThreads, 0, stream>>>(
           g, in, out, scan.outer, scan.length, scan.inner, reverse);
     }
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return output;
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(corner_pool, CUDA, m) {
-  m.impl("directional_max", directional_max);
-  m.impl("directional_max_backward", directional_max_backward);
+STABLE_TORCH_LIBRARY_IMPL(corner_pool, CUDA, m) {
+  m.impl("directional_max", TORCH_BOX(&directional_max));
+  m.impl("directional_max_backward", TORCH_BOX(&directional_max_backward));
 }
 
 }  // namespace corner_pool
