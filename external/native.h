@@ -10,6 +10,10 @@
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace native {
 
 using torch::headeronly::BFloat16;
@@ -38,6 +42,22 @@ void dispatch_floating(ScalarType type, const F& f) {
     case ScalarType::BFloat16: return f(BFloat16());
     default: STD_TORCH_CHECK(false, "expected float32, float64, float16 or bfloat16, got ", toString(type));
   }
+}
+
+// A new tensor of the shape, dtype and device of x, dense in a memory format, not initialised.
+inline Tensor empty_like(const Tensor& x, MemoryFormat layout) {
+  Tensor y = torch::stable::empty(x.sizes(), x.scalar_type(), std::nullopt, x.device(), std::nullopt, layout);
+#ifdef __linux__
+  // The C library takes large blocks from the system anew each time, and first touching their pages can cost several
+  // times what filling them does: ask for huge ones. Advice only: where there are none, nothing changes.
+  constexpr uintptr_t page = 4096, huge = 2 << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(y.mutable_data_ptr()) + page - 1) / page * page;
+  const int64_t bytes = y.numel() * static_cast<int64_t>(y.element_size());
+  if (y.is_cpu() && bytes >= static_cast<int64_t>(2 * huge)) {
+    madvise(reinterpret_cast<void*>(begin), bytes / page * page - page, MADV_HUGEPAGE);
+  }
+#endif
+  return y;
 }
 
 #ifdef USE_CUDA

@@ -1,58 +1,111 @@
-// CPU kernels of the directional maximum. Schema, gradients and fake kernels are registered in ../__init__.py.
+// The operators on the CPU. Schemas, gradients and fake kernels are registered in ../__init__.py.
+#include <algorithm>
+#include <memory>
+
 #include "corner_pool.h"
-#include "directional_max.h"
 
 namespace corner_pool {
 namespace {
 
-// Elements below which one thread does it all: about 10 us of work.
-constexpr int64_t kElementsPerThread = 16384;
+constexpr int64_t kElementsPerThread = 16384;  // below, one thread does it all: about 10 us of work
+constexpr int64_t kColumns = 1024;             // lines side by side in one work item: whole pages, state within L1
+constexpr int64_t kScratch = 192 * 1024;       // bytes of a gradient's scratch: within L2
 
-int64_t grain_size(const Tensor& x, int64_t items) {
-  return std::max<int64_t>(1, kElementsPerThread * items / std::max<int64_t>(1, x.numel()));
+// f(item, scratch) for each of the items, on all threads.
+template <typename F>
+void for_items(int64_t items, int64_t elements, int64_t scratch_bytes, const F& f) {
+  const int64_t grain = std::max<int64_t>(1, kElementsPerThread * items / std::max<int64_t>(1, elements));
+  torch::stable::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<double[]> scratch(new double[scratch_bytes / sizeof(double) + 1]);
+    for (int64_t item = begin; item < end; ++item) f(item, scratch.get());
+  });
 }
 
-Tensor directional_max(const Tensor& x, int64_t dim, bool reverse) {
-  check_input(x, dim);
+int64_t pieces(int64_t size, int64_t piece) { return (size + piece - 1) / piece; }
+
+Tensor pool(const Tensor& x, int64_t dim, int64_t scan_code) {
+  check(x, dim, scan_code);
+  const Scan scan = static_cast<Scan>(scan_code);
+  const auto kernel = kernels_for(format_of(x)).pool;
   const auto layout = layout_of(x);
-  const auto input = torch::stable::contiguous(x, layout);
-  auto output = empty_like(input, layout);
+  const Tensor input = torch::stable::contiguous(x, layout);
+  Tensor output = native::empty_like(input, layout);
   if (input.numel() == 0) return output;
-  const Scan scan = scan_of(input, dim, layout);
-  const int64_t items = work_items(scan.outer, scan.inner);
-  native::dispatch_floating(input.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    using Acc = typename native::Wide<T>::type;
-    const auto* in = input.const_data_ptr<T>();
-    auto* out = output.mutable_data_ptr<T>();
-    torch::stable::parallel_for(0, items, grain_size(input, items), [&](int64_t begin, int64_t end) {
-      directional_max_cpu<T, Acc>(
-          in, out, scan.outer, scan.length, scan.inner, reverse, begin, end);
+  const auto [outer, length, inner] = lines_of(input, dim, layout);
+  const int64_t size = input.element_size();
+  const auto in = static_cast<const char*>(input.const_data_ptr());
+  const auto out = static_cast<char*>(output.mutable_data_ptr());
+  if (inner == 1) {
+    const Plane plane{1, 0, length, 1, 1};
+    for_items(outer, input.numel(), 0, [&, length = length](int64_t item, void* scratch) {
+      const int64_t start = item * length * size;
+      kernel(nullptr, Scan::kForward, in + start, scan, out + start, plane, scratch);
     });
+    return output;
+  }
+  const int64_t chunks = pieces(inner, kColumns);
+  for_items(outer * chunks, input.numel(), 2 * kColumns * size, [&, length = length, inner = inner](int64_t item, void* scratch) {
+    const int64_t column = item % chunks * kColumns, columns = std::min(kColumns, inner - column);
+    const int64_t start = (item / chunks * length * inner + column) * size;
+    const Plane plane{length, inner, 1, columns, columns};
+    kernel(in + start, scan, nullptr, Scan::kForward, out + start, plane, scratch);
   });
   return output;
 }
 
-Tensor directional_max_backward(const Tensor& grad, const Tensor& x, int64_t dim, bool reverse) {
-  check_input(x, dim);
-  check_grad(grad, x);
+Tensor pool_sum(const Tensor& a, int64_t a_scan, const Tensor& b, int64_t b_scan) {
+  check(a, 2, a_scan);
+  check(b, 3, b_scan);
+  check_same(a, b, "two maps");
+  const auto kernel = kernels_for(format_of(a)).pool;
+  const auto layout = layout_of(a);
+  const Tensor first = torch::stable::contiguous(a, layout), second = torch::stable::contiguous(b, layout);
+  Tensor output = native::empty_like(first, layout);
+  if (first.numel() == 0) return output;
+  const int64_t batch = a.size(0), channels = a.size(1), height = a.size(2), width = a.size(3);
+  const bool channels_last = layout == MemoryFormat::ChannelsLast;
+  // In channels_last, the channels are dealt out, at least a cache line's worth, where the images are too few
+  const int64_t wanted = pieces(4 * torch::stable::get_num_threads(), batch);
+  const int64_t chunk = channels_last ? std::max<int64_t>(32, pieces(channels, wanted)) : 1;
+  const int64_t chunks = pieces(channels, chunk), size = first.element_size();
+  const auto in_a = static_cast<const char*>(first.const_data_ptr());
+  const auto in_b = static_cast<const char*>(second.const_data_ptr());
+  const auto out = static_cast<char*>(output.mutable_data_ptr());
+  for_items(batch * chunks, first.numel(), (width + 1) * chunk * size, [&](int64_t item, void* scratch) {
+    const int64_t image = item / chunks, channel = item % chunks * chunk;
+    const int64_t start =
+        size * (channels_last ? image * channels * height * width + channel : item * height * width);
+    const Plane plane = channels_last
+                            ? Plane{height, width * channels, width, channels, std::min(chunk, channels - channel)}
+                            : Plane{height, width, width, 1, 1};
+    kernel(in_a + start, static_cast<Scan>(a_scan), in_b + start, static_cast<Scan>(b_scan), out + start, plane,
+           scratch);
+  });
+  return output;
+}
+
+Tensor pool_backward(const Tensor& grad, const Tensor& x, int64_t dim, int64_t scan_code) {
+  check(x, dim, scan_code);
+  check_same(grad, x, "gradient and input");
+  const Scan scan = static_cast<Scan>(scan_code);
+  const auto kernel = kernels_for(format_of(x)).backward;
   const auto layout = layout_of(x);
-  const auto input = torch::stable::contiguous(x, layout);
-  const auto upstream = torch::stable::contiguous(grad, layout);
-  auto output = empty_like(input, layout);
+  const Tensor input = torch::stable::contiguous(x, layout), upstream = torch::stable::contiguous(grad, layout);
+  Tensor output = native::empty_like(input, layout);
   if (input.numel() == 0) return output;
-  const Scan scan = scan_of(input, dim, layout);
-  const int64_t items = work_items(scan.outer, scan.inner);
-  native::dispatch_floating(input.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    using Acc = typename native::Wide<T>::type;
-    const auto* g = upstream.const_data_ptr<T>();
-    const auto* in = input.const_data_ptr<T>();
-    auto* out = output.mutable_data_ptr<T>();
-    torch::stable::parallel_for(0, items, grain_size(input, items), [&](int64_t begin, int64_t end) {
-      directional_max_backward_cpu<T, Acc>(
-          g, in, out, scan.outer, scan.length, scan.inner, reverse, begin, end);
-    });
+  const auto [outer, length, inner] = lines_of(input, dim, layout);
+  const int64_t size = input.element_size();
+  const auto in = static_cast<const char*>(input.const_data_ptr());
+  const auto g = static_cast<const char*>(upstream.const_data_ptr());
+  const auto out = static_cast<char*>(output.mutable_data_ptr());
+  // lines of one work item: as many as the scratch is for
+  const int64_t bytes = (length + 2) * std::max<int64_t>(4, size) + length + 1;
+  const int64_t together = inner == 1 ? 32 : std::clamp<int64_t>(kScratch / bytes / 64 * 64, 64, kColumns);
+  const int64_t side = inner == 1 ? outer : inner, groups = inner == 1 ? 1 : outer, chunks = pieces(side, together);
+  for_items(groups * chunks, input.numel(), kScratch, [&, length = length, inner = inner](int64_t item, void* scratch) {
+    const int64_t line = item % chunks * together, lines = std::min(together, side - line);
+    const int64_t start = (inner == 1 ? line * length : item / chunks * length * inner + line) * size;
+    kernel(g + start, in + start, out + start, lines, length, inner, scan, scratch, kScratch);
   });
   return output;
 }
@@ -60,8 +113,9 @@ Tensor directional_max_backward(const Tensor& grad, const Tensor& x, int64_t dim
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(corner_pool, CPU, m) {
-  m.impl("directional_max", TORCH_BOX(&directional_max));
-  m.impl("directional_max_backward", TORCH_BOX(&directional_max_backward));
+  m.impl("pool", TORCH_BOX(&pool));
+  m.impl("pool_sum", TORCH_BOX(&pool_sum));
+  m.impl("pool_backward", TORCH_BOX(&pool_backward));
 }
 
 }  // namespace corner_pool

@@ -1,57 +1,64 @@
-// What the CPU and CUDA parts share: input checks and the (outer, length, inner) view of a tensor.
+// What the CPU and CUDA parts share: checks of arguments and how kernels see a tensor.
 #pragma once
 
 #include "../../native.h"
+#include "scan.h"
 
 namespace corner_pool {
 
 using native::MemoryFormat;
 using native::Tensor;
 
-struct Scan {
-  int64_t outer, length, inner;
-};
-
 // For memory's sake; messages for users come from ../__init__.py.
-inline void check_input(const Tensor& x, int64_t dim) {
+inline void check(const Tensor& x, int64_t dim, int64_t scan) {
   STD_TORCH_CHECK(x.dim() == 4, "corner pooling expects a 4-D tensor (B, C, H, W), got ", x.dim(), "-D");
   STD_TORCH_CHECK(dim == 2 || dim == 3, "corner pooling scans dim 2 (height) or 3 (width), got dim ", dim);
+  STD_TORCH_CHECK(scan >= 0 && scan <= 2, "corner pooling scans forward (0), reverse (1) or whole (2), got ", scan);
 }
 
-inline void check_grad(const Tensor& grad, const Tensor& x) {
-  const auto a = grad.sizes(), b = x.sizes();
-  STD_TORCH_CHECK(a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin()) &&
-                      grad.scalar_type() == x.scalar_type() && grad.device() == x.device(),
-                  "corner pooling's gradient must have the shape, dtype and device of its input");
+inline void check_same(const Tensor& a, const Tensor& b, const char* what) {
+  const auto sizes = a.sizes(), others = b.sizes();
+  STD_TORCH_CHECK(sizes.size() == others.size() && std::equal(sizes.begin(), sizes.end(), others.begin()) &&
+                      a.scalar_type() == b.scalar_type() && a.device() == b.device(),
+                  "corner pooling's ", what, " must have one shape, dtype and device");
 }
 
-// Whether the elements of a 4-D tensor lie in the order given by `dims`, slowest first, without gaps.
-inline bool dense_in_order(const Tensor& x, std::initializer_list<int> dims) {
-  int64_t expected = 1;
-  for (auto dim = dims.end(); dim-- != dims.begin();) {
-    if (x.size(*dim) == 1) continue;
-    if (x.stride(*dim) != expected) return false;
-    expected *= x.size(*dim);
+inline Format format_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case native::ScalarType::Float: return Format::kFloat;
+    case native::ScalarType::Double: return Format::kDouble;
+    case native::ScalarType::Half: return Format::kHalf;
+    case native::ScalarType::BFloat16: return Format::kBFloat16;
+    default:
+      STD_TORCH_CHECK(false, "corner pooling expects float32, float64, float16 or bfloat16, got ",
+                      torch::headeronly::toString(x.scalar_type()));
   }
-  return true;
 }
 
 // The layout the output will have: that of x if it is one of the two dense ones, else contiguous.
 inline MemoryFormat layout_of(const Tensor& x) {
-  const bool channels_last = !x.is_contiguous() && dense_in_order(x, {0, 2, 3, 1});
-  return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-}
-
-inline Tensor empty_like(const Tensor& x, MemoryFormat layout) {
-  return torch::stable::empty(x.sizes(), x.scalar_type(), std::nullopt, x.device(), std::nullopt, layout);
-}
-
-inline Scan scan_of(const Tensor& x, int64_t dim, MemoryFormat layout) {
-  const int64_t b = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3);
-  if (layout == MemoryFormat::ChannelsLast) {
-    return dim == 2 ? Scan{b, h, w * c} : Scan{b * h, w, c};
+  if (x.is_contiguous()) return MemoryFormat::Contiguous;
+  int64_t expected = 1;
+  for (const int dim : {1, 3, 2, 0}) {
+    if (x.size(dim) == 1) continue;
+    if (x.stride(dim) != expected) return MemoryFormat::Contiguous;
+    expected *= x.size(dim);
   }
-  return dim == 2 ? Scan{b * c, h, w} : Scan{b * c * h, w, 1};
+  return MemoryFormat::ChannelsLast;
+}
+
+// Lines in memory: `outer` groups of `inner` lines side by side (one behind the other if inner is 1), of `length`
+// elements that are `inner` apart. In a contiguous (B, C, H, W) tensor a scan over H has outer = B*C, inner = W, and
+// one over W has outer = B*C*H, inner = 1; in channels_last (stored as B, H, W, C) they have outer = B, inner = W*C and
+// outer = B*H, inner = C.
+struct Lines {
+  int64_t outer, length, inner;
+};
+
+inline Lines lines_of(const Tensor& x, int64_t dim, MemoryFormat layout) {
+  const int64_t b = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3);
+  if (layout == MemoryFormat::ChannelsLast) return dim == 2 ? Lines{b, h, w * c} : Lines{b * h, w, c};
+  return dim == 2 ? Lines{b * c, h, w} : Lines{b * c * h, w, 1};
 }
 
 }  // namespace corner_pool

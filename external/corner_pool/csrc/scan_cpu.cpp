@@ -1,0 +1,82 @@
+// The CPU kernels, compiled for several instruction sets, and the choice among them at run time.
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include "scan.h"
+
+namespace corner_pool {
+
+// The bits of a value as another type.
+template <typename To, typename From>
+inline To as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+#define SCAN_SHUFFLE16 false
+#define SCAN_VECTOR_BYTES 16
+namespace sse2 {
+#include "scan_cpu.h"
+}  // namespace sse2
+#undef SCAN_VECTOR_BYTES
+
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,bmi,bmi2")
+#endif
+#define SCAN_VECTOR_BYTES 32
+namespace avx2 {
+#include "scan_cpu.h"
+}  // namespace avx2
+#undef SCAN_VECTOR_BYTES
+#undef SCAN_SHUFFLE16
+#ifdef __clang__
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,bmi,bmi2,prefer-vector-width=512"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,bmi,bmi2,prefer-vector-width=512")
+#endif
+#define SCAN_VECTOR_BYTES 64
+#define SCAN_SHUFFLE16 true
+namespace avx512 {
+#include "scan_cpu.h"
+}  // namespace avx512
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+Kernels kernels_for(Format format) {
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2")) {
+    return avx512::kernels(format);
+  }
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") ? avx2::kernels(format)
+                                                                            : sse2::kernels(format);
+}
+
+#else
+
+#if defined(__GNUC__)
+#define SCAN_VECTOR_BYTES 16
+#define SCAN_SHUFFLE16 true
+#endif
+namespace portable {
+#include "scan_cpu.h"
+}  // namespace portable
+
+Kernels kernels_for(Format format) { return portable::kernels(format); }
+
+#endif
+
+}  // namespace corner_pool
