@@ -35,20 +35,22 @@ Tensor pool(const Tensor& x, int64_t dim, int64_t scan_code) {
   const int64_t size = input.element_size();
   const auto in = static_cast<const char*>(input.const_data_ptr());
   const auto out = static_cast<char*>(output.mutable_data_ptr());
-  if (inner == 1) {
-    const Plane plane{1, 0, length, 1, 1};
-    for_items(outer, input.numel(), 0, [&, length = length](int64_t item, void* scratch) {
-      const int64_t start = item * length * size;
-      kernel(nullptr, Scan::kForward, in + start, scan, out + start, plane, scratch);
-    });
-    return output;
-  }
-  const int64_t chunks = pieces(inner, kColumns);
-  for_items(outer * chunks, input.numel(), 2 * kColumns * size, [&, length = length, inner = inner](int64_t item, void* scratch) {
-    const int64_t column = item % chunks * kColumns, columns = std::min(kColumns, inner - column);
-    const int64_t start = (item / chunks * length * inner + column) * size;
-    const Plane plane{length, inner, 1, columns, columns};
-    kernel(in + start, scan, nullptr, Scan::kForward, out + start, plane, scratch);
+  // Rows are planes of their own that lie one behind the other, columns are planes of one column of pixels.
+  const int64_t rows = std::max<int64_t>(1, kElementsPerThread / length);
+  const int64_t chunks = inner == 1 ? 1 : pieces(inner, kColumns), items = inner == 1 ? pieces(outer, rows) : outer * chunks;
+  const auto start = [&, length = length, inner = inner](int64_t item) {
+    return inner == 1 ? item * rows * length : item / chunks * length * inner + item % chunks * kColumns;
+  };
+  for_items(items, input.numel(), 2 * kColumns * size, [&, outer = outer, length = length, inner = inner](int64_t item, void* scratch) {
+    const int64_t at = start(item), next = item + 1 < items ? start(item + 1) - at : 0;
+    if (inner == 1) {
+      const Plane plane{std::min(rows, outer - item * rows), length, length, 1, 1, next};
+      kernel(nullptr, Scan::kForward, in + at * size, scan, out + at * size, plane, scratch);
+    } else {
+      const int64_t columns = std::min(kColumns, inner - item % chunks * kColumns);
+      const Plane plane{length, inner, 1, columns, columns, next};
+      kernel(in + at * size, scan, nullptr, Scan::kForward, out + at * size, plane, scratch);
+    }
   });
   return output;
 }
@@ -71,15 +73,18 @@ Tensor pool_sum(const Tensor& a, int64_t a_scan, const Tensor& b, int64_t b_scan
   const auto in_a = static_cast<const char*>(first.const_data_ptr());
   const auto in_b = static_cast<const char*>(second.const_data_ptr());
   const auto out = static_cast<char*>(output.mutable_data_ptr());
-  for_items(batch * chunks, first.numel(), (width + 1) * chunk * size, [&](int64_t item, void* scratch) {
-    const int64_t image = item / chunks, channel = item % chunks * chunk;
-    const int64_t start =
-        size * (channels_last ? image * channels * height * width + channel : item * height * width);
-    const Plane plane = channels_last
-                            ? Plane{height, width * channels, width, channels, std::min(chunk, channels - channel)}
-                            : Plane{height, width, width, 1, 1};
-    kernel(in_a + start, static_cast<Scan>(a_scan), in_b + start, static_cast<Scan>(b_scan), out + start, plane,
-           scratch);
+  const auto start = [&](int64_t item) {
+    if (!channels_last) return item * height * width;
+    return item / chunks * channels * height * width + item % chunks * chunk;
+  };
+  const int64_t items = batch * chunks;
+  for_items(items, first.numel(), (width + 1) * chunk * size, [&](int64_t item, void* scratch) {
+    const int64_t at = start(item), next = item + 1 < items ? start(item + 1) - at : 0;
+    const Plane plane =
+        channels_last ? Plane{height, width * channels, width, channels, std::min(chunk, channels - item % chunks * chunk), next}
+                      : Plane{height, width, width, 1, 1, next};
+    kernel(in_a + at * size, static_cast<Scan>(a_scan), in_b + at * size, static_cast<Scan>(b_scan), out + at * size,
+           plane, scratch);
   });
   return output;
 }
@@ -100,7 +105,7 @@ Tensor pool_backward(const Tensor& grad, const Tensor& x, int64_t dim, int64_t s
   const auto out = static_cast<char*>(output.mutable_data_ptr());
   // lines of one work item: as many as the scratch is for
   const int64_t bytes = (length + 2) * std::max<int64_t>(4, size) + length + 1;
-  const int64_t together = inner == 1 ? 32 : std::clamp<int64_t>(kScratch / bytes / 64 * 64, 64, kColumns);
+  const int64_t together = inner == 1 ? 64 : std::clamp<int64_t>(kScratch / bytes / 64 * 64, 64, kColumns);
   const int64_t side = inner == 1 ? outer : inner, groups = inner == 1 ? 1 : outer, chunks = pieces(side, together);
   for_items(groups * chunks, input.numel(), kScratch, [&, length = length, inner = inner](int64_t item, void* scratch) {
     const int64_t line = item % chunks * together, lines = std::min(together, side - line);

@@ -16,8 +16,9 @@ inline int64_t position(int64_t step, int64_t length, Scan scan) {
 }
 
 // height rows, `row` elements apart, of width pixels, `pixel` elements apart, of `channels` neighbouring elements.
+// next: how many elements on the plane lies that comes next, to prefetch; 0 if none does.
 struct Plane {
-  int64_t height, row, width, pixel, channels;
+  int64_t height, row, width, pixel, channels, next = 0;
 };
 
 struct Kernels {

@@ -3,18 +3,13 @@
 #include <type_traits>
 #include <utility>
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
+
 #include "scan.h"
 
 namespace corner_pool {
-
-// The bits of a value as another type.
-template <typename To, typename From>
-inline To as(From from) {
-  static_assert(sizeof(To) == sizeof(From));
-  To to;
-  std::memcpy(&to, &from, sizeof to);
-  return to;
-}
 
 #if defined(__x86_64__) && defined(__GNUC__)
 

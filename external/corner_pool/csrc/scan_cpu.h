@@ -1,36 +1,167 @@
-// CPU kernels on plain pointers: no torch, so that they can be built and checked alone. No include guard: included once
-// per instruction set, in a namespace of its own, with
-//   SCAN_VECTOR_BYTES  bytes of its vectors
+// CPU kernels on plain pointers. No include guard: scan_cpu.cpp includes it once per instruction set, in a namespace of
+// its own, with
+//   SCAN_VECTOR_BYTES  bytes of its vectors; not defined: no vectors
 //   SCAN_SHUFFLE16     whether it can shuffle 16-bit elements across a whole vector.
-// Nothing here may instantiate templates of the standard library: the linker keeps one instance for all instruction
+// Nothing here may instantiate functions of the standard library: the linker keeps one instance for all instruction
 // sets.
+
+// L values of a type that are worked on together; one of them is the type itself, and has the same operators.
+template <typename T, int L>
+struct VecOf {
+#ifdef SCAN_VECTOR_BYTES
+  typedef T type __attribute__((vector_size(sizeof(T) * L)));
+#endif
+};
+template <typename T>
+struct VecOf<T, 1> {
+  using type = T;
+};
+template <typename T, int L>
+using Vec = typename VecOf<T, L>::type;
+
+#ifdef SCAN_VECTOR_BYTES
+template <typename T>
+constexpr int lanes = SCAN_VECTOR_BYTES / static_cast<int>(sizeof(T));
+template <typename T>
+constexpr int row_lanes = sizeof(T) > 2 || SCAN_SHUFFLE16 ? lanes<T> : 16 / static_cast<int>(sizeof(T));
+#else
+template <typename T>
+constexpr int lanes = 1;
+template <typename T>
+constexpr int row_lanes = 1;
+#endif
+
+// The signed integer as wide as a type: what comparing vectors gives, and what selects their lanes.
+template <int Bytes>
+struct IntegerOf;
+template <>
+struct IntegerOf<2> {
+  using type = int16_t;
+};
+template <>
+struct IntegerOf<4> {
+  using type = int32_t;
+};
+template <>
+struct IntegerOf<8> {
+  using type = int64_t;
+};
+template <typename T>
+using Integer = typename IntegerOf<sizeof(T)>::type;
+
+template <typename T, int L>
+inline Vec<T, L> load(const T* from) {
+  Vec<T, L> v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+// The bits of a value as another type.
+template <typename To, typename From>
+inline To as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+template <int L, typename T>
+inline void store(T* to, Vec<T, L> v) {
+  std::memcpy(to, &v, sizeof v);
+}
+
+template <typename T, int L>
+inline Vec<T, L> all(T value) {
+  if constexpr (L == 1) {
+    return value;
+  } else {
+    return Vec<T, L>{} + value;
+  }
+}
+
+// The values as another type of number.
+template <typename To, int L, typename From>
+inline Vec<To, L> convert(From from) {
+  if constexpr (L == 1) {
+    return static_cast<To>(from);
+  } else {
+    return __builtin_convertvector(from, Vec<To, L>);
+  }
+}
+
+// What a comparison gave, kept in at most L bytes.
+template <int L, typename I>
+inline void store_mask(int8_t* to, I mask) {
+#if SCAN_VECTOR_BYTES == 64
+  if constexpr (sizeof mask == 64) {
+    const auto bits = L == 16 ? static_cast<uint16_t>(_mm512_movepi32_mask(as<__m512i>(mask)))
+                              : static_cast<uint16_t>(_mm512_movepi64_mask(as<__m512i>(mask)));
+    std::memcpy(to, &bits, sizeof bits);
+    return;
+  }
+#endif
+  store<L>(to, convert<int8_t, L>(mask));
+}
+
+template <typename I, int L>
+inline Vec<I, L> load_mask(const int8_t* from) {
+#if SCAN_VECTOR_BYTES == 64
+  if constexpr (sizeof(Vec<I, L>) == 64) {
+    uint16_t bits;
+    std::memcpy(&bits, from, sizeof bits);
+    return as<Vec<I, L>>(L == 16 ? _mm512_movm_epi32(bits) : _mm512_movm_epi64(static_cast<uint8_t>(bits)));
+  }
+#endif
+  return convert<I, L>(load<int8_t, L>(from));
+}
 
 // Floating formats as the bits they are stored in. Wide is the type sums are kept in.
 struct F32 {
   using Bits = int32_t;
   using Wide = float;
   static constexpr Bits infinity = 0x7f800000;
-  static inline float value(Bits bits) { return as<float>(bits); }
-  static inline Bits bits(float value) { return as<Bits>(value); }
+  template <int L>
+  static inline Vec<float, L> value(Vec<Bits, L> bits) {
+    return as<Vec<float, L>>(bits);
+  }
+  template <int L>
+  static inline Vec<Bits, L> bits(Vec<float, L> value) {
+    return as<Vec<Bits, L>>(value);
+  }
 };
 
 struct F64 {
   using Bits = int64_t;
   using Wide = double;
   static constexpr Bits infinity = 0x7ff0000000000000;
-  static inline double value(Bits bits) { return as<double>(bits); }
-  static inline Bits bits(double value) { return as<Bits>(value); }
+  template <int L>
+  static inline Vec<double, L> value(Vec<Bits, L> bits) {
+    return as<Vec<double, L>>(bits);
+  }
+  template <int L>
+  static inline Vec<Bits, L> bits(Vec<double, L> value) {
+    return as<Vec<Bits, L>>(value);
+  }
 };
 
+// Conversions to the 16-bit formats round to nearest, ties to even.
 struct BF16 {
   using Bits = int16_t;
   using Wide = float;
   static constexpr Bits infinity = 0x7f80;
-  static inline float value(Bits bits) { return as<float>(static_cast<uint32_t>(static_cast<uint16_t>(bits)) << 16); }
-  static inline Bits bits(float value) {  // to nearest, ties to even
-    const uint32_t u = as<uint32_t>(value);
-    const uint32_t rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-    return static_cast<Bits>((u & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+  template <int L>
+  static inline Vec<float, L> value(Vec<Bits, L> bits) {
+    return as<Vec<float, L>>(convert<uint32_t, L>(as<Vec<uint16_t, L>>(bits)) << 16);
+  }
+  template <int L>
+  static inline Vec<Bits, L> bits(Vec<float, L> value) {
+    using U = Vec<uint32_t, L>;
+    using I = Vec<int32_t, L>;
+    const U u = as<U>(value);
+    const I rounded = as<I>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+    const I magnitude = as<I>(u & 0x7fffffff);
+    const I result = magnitude > 0x7f800000 ? all<int32_t, L>(0x7fc0) : rounded;
+    return as<Vec<Bits, L>>(convert<uint16_t, L>(as<U>(result)));
   }
 };
 
@@ -38,194 +169,205 @@ struct F16 {
   using Bits = int16_t;
   using Wide = float;
   static constexpr Bits infinity = 0x7c00;
-  // No branches and no look-up, so that loops over it vectorise
-  static inline float value(Bits bits) {
-    const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16;
-    const int32_t magnitude = bits & 0x7fff;
-    const uint32_t bias = magnitude >= 0x7c00 ? 224u << 23 : 112u << 23;  // infinities and NaNs stay what they are
-    const uint32_t normal = (static_cast<uint32_t>(magnitude) << 13) + bias;
-    const uint32_t subnormal = as<uint32_t>(static_cast<float>(magnitude) * 0x1p-24f);
-    return as<float>(sign | (magnitude < 0x400 ? subnormal : normal));
+  template <int L>
+  static inline Vec<float, L> value(Vec<Bits, L> bits) {
+    using U = Vec<uint32_t, L>;
+    using I = Vec<int32_t, L>;
+    const U u = convert<uint32_t, L>(as<Vec<uint16_t, L>>(bits));
+    const I magnitude = as<I>(u & 0x7fff);
+    // infinities and NaNs stay what they are
+    const I bias = magnitude >= 0x7c00 ? all<int32_t, L>(224 << 23) : all<int32_t, L>(112 << 23);
+    const I normal = as<I>((as<U>(magnitude) << 13) + as<U>(bias));
+    const I subnormal = as<I>(convert<float, L>(magnitude) * 0x1p-24f);
+    const I result = magnitude < 0x400 ? subnormal : normal;
+    return as<Vec<float, L>>(((u & 0x8000) << 16) | as<U>(result));
   }
-  static inline Bits bits(float value) {  // to nearest, ties to even
-    const uint32_t u = as<uint32_t>(value);
-    const int32_t magnitude = static_cast<int32_t>(u & 0x7fffffff);
-    const uint32_t normal = (static_cast<uint32_t>(magnitude) - (112u << 23) + 0xfff + ((u >> 13) & 1)) >> 13;
-    // 0.5's last place is a subnormal's
-    const uint32_t subnormal = as<uint32_t>(as<float>(magnitude) + 0.5f) - as<uint32_t>(0.5f);
-    uint32_t result = magnitude < 0x38800000 ? subnormal : normal;
-    result = magnitude >= 0x47800000 ? 0x7c00 : result;
-    result = magnitude > 0x7f800000 ? 0x7e00 : result;
-    return static_cast<Bits>(((u >> 16) & 0x8000) | result);
+  template <int L>
+  static inline Vec<Bits, L> bits(Vec<float, L> value) {
+    using U = Vec<uint32_t, L>;
+    using I = Vec<int32_t, L>;
+    const U u = as<U>(value), absolute = u & 0x7fffffff;
+    const I magnitude = as<I>(absolute);
+    const I normal = as<I>((absolute - (112u << 23) + 0xfff + ((u >> 13) & 1)) >> 13);
+    // the last place of 0.5 is that of the subnormals
+    const I subnormal = as<I>(as<U>(as<Vec<float, L>>(absolute) + 0.5f) - 0x3f000000);
+    I result = magnitude < 0x38800000 ? subnormal : normal;
+    result = magnitude >= 0x47800000 ? all<int32_t, L>(0x7c00) : result;
+    result = magnitude > 0x7f800000 ? all<int32_t, L>(0x7e00) : result;
+    return as<Vec<Bits, L>>(convert<uint16_t, L>(((u >> 16) & 0x8000) | as<U>(result)));
   }
 };
 
-// Integers in the order of the floating values (-0 before 0), every NaN the largest: a maximum over keys is one that
-// NaNs take over for good. from_key is its inverse but for the NaNs, which become one.
-template <typename F, typename Bits = typename F::Bits>
-inline Bits to_key(Bits bits) {
-  constexpr Bits largest = static_cast<Bits>(~(uint64_t(1) << (sizeof(Bits) * 8 - 1)));
-  const Bits magnitude = bits & largest;
-  const Bits key = bits < 0 ? static_cast<Bits>(~magnitude) : magnitude;
-  return magnitude > F::infinity ? largest : key;
-}
+// Numbers that already are what sums are kept in.
+template <typename T>
+struct Plain {
+  using Bits = T;
+  using Wide = T;
+  template <int L>
+  static inline Vec<T, L> value(Vec<T, L> value) {
+    return value;
+  }
+  template <int L>
+  static inline Vec<T, L> bits(Vec<T, L> value) {
+    return value;
+  }
+};
 
-template <typename F, typename Bits = typename F::Bits>
-inline Bits from_key(Bits key) {
-  constexpr Bits largest = static_cast<Bits>(~(uint64_t(1) << (sizeof(Bits) * 8 - 1)));
-  return key < 0 ? static_cast<Bits>(~(key & largest)) : key;
-}
-
+// Maxima are taken over keys: integers in the order of the floating values (-0 before 0), every NaN the largest, so that
+// NaNs take over for good. from_key is to_key's inverse but for the NaNs, which become one.
 template <typename Bits>
-constexpr Bits smallest_key() {
-  return static_cast<Bits>(uint64_t(1) << (sizeof(Bits) * 8 - 1));
+constexpr Bits largest_key = static_cast<Bits>(~(uint64_t(1) << (sizeof(Bits) * 8 - 1)));
+template <typename Bits>
+constexpr Bits smallest_key = static_cast<Bits>(~largest_key<Bits>);
+
+template <int L, typename Bits>
+inline Vec<Bits, L> from_key(Vec<Bits, L> key) {
+  return key ^ ((key >> (sizeof(Bits) * 8 - 1)) & largest_key<Bits>);
 }
 
-// y = or += the value of a key, in the format's arithmetic.
-template <typename F, bool Add, typename Bits = typename F::Bits>
-inline void put(Bits key, Bits* y) {
-  const Bits bits = from_key<F>(key);
-  *y = Add ? F::bits(F::value(*y) + F::value(bits)) : bits;
+template <typename F, int L, typename Bits = typename F::Bits>
+inline Vec<Bits, L> to_key(Vec<Bits, L> bits) {
+  const Vec<Bits, L> magnitude = bits & largest_key<Bits>;
+  const Vec<Bits, L> key = from_key<L, Bits>(bits);
+  return magnitude > F::infinity ? all<Bits, L>(largest_key<Bits>) : key;
 }
+
+// y = or += the values of keys, in the format's arithmetic.
+template <typename F, bool Add, int L, typename Bits = typename F::Bits>
+inline void put(Vec<Bits, L> key, Bits* y) {
+  Vec<Bits, L> bits = from_key<L, Bits>(key);
+  if constexpr (Add) bits = F::template bits<L>(F::template value<L>(load<Bits, L>(y)) + F::template value<L>(bits));
+  store<L>(y, bits);
+}
+
+// Adding takes wide values, as many together as fit.
+template <typename F, bool Add>
+constexpr int put_lanes = Add ? lanes<typename F::Wide> : lanes<typename F::Bits>;
 
 // state = max(state, x), for n neighbours.
+template <typename F, int L, typename Bits = typename F::Bits>
+inline Vec<Bits, L> absorb(const Bits* x, Bits* state) {
+  const Vec<Bits, L> key = to_key<F, L>(load<Bits, L>(x)), before = load<Bits, L>(state);
+  const Vec<Bits, L> best = key > before ? key : before;
+  store<L>(state, best);
+  return best;
+}
+
 template <typename F, typename Bits = typename F::Bits>
 inline void absorb(const Bits* __restrict__ x, Bits* __restrict__ state, int64_t n) {
-  for (int64_t k = 0; k < n; ++k) {
-    const Bits key = to_key<F>(x[k]);
-    state[k] = key > state[k] ? key : state[k];
-  }
+  constexpr int L = lanes<Bits>;
+  int64_t k = 0;
+  for (; k + L <= n; k += L) absorb<F, L>(x + k, state + k);
+  for (; k < n; ++k) absorb<F, 1>(x + k, state + k);
 }
 
+// y = or += state
 template <typename F, bool Add, typename Bits = typename F::Bits>
 inline void emit(const Bits* __restrict__ state, Bits* __restrict__ y, int64_t n) {
-  for (int64_t k = 0; k < n; ++k) put<F, Add>(state[k], y + k);
+  constexpr int L = put_lanes<F, Add>;
+  int64_t k = 0;
+  for (; k + L <= n; k += L) put<F, Add, L>(load<Bits, L>(state + k), y + k);
+  for (; k < n; ++k) put<F, Add, 1>(state[k], y + k);
 }
 
-// Both at once: a step of a scan, for n lines side by side.
+// Both: a step of a scan.
 template <typename F, bool Add, typename Bits = typename F::Bits>
 inline void step(const Bits* __restrict__ x, Bits* __restrict__ state, Bits* __restrict__ y, int64_t n) {
-  for (int64_t k = 0; k < n; ++k) {
-    const Bits key = to_key<F>(x[k]);
-    const Bits best = key > state[k] ? key : state[k];
-    state[k] = best;
-    put<F, Add>(best, y + k);
-  }
+  constexpr int L = put_lanes<F, Add>;
+  int64_t k = 0;
+  for (; k + L <= n; k += L) put<F, Add, L>(absorb<F, L>(x + k, state + k), y + k);
+  for (; k < n; ++k) put<F, Add, 1>(absorb<F, 1>(x + k, state + k), y + k);
 }
 
 template <typename Bits>
 inline void clear(Bits* state, int64_t n) {
-  for (int64_t k = 0; k < n; ++k) state[k] = smallest_key<Bits>();
+  for (int64_t k = 0; k < n; ++k) state[k] = smallest_key<Bits>;
 }
 
-#ifdef SCAN_VECTOR_BYTES
-template <typename T>
-constexpr int vector_bytes = sizeof(T) > 2 || SCAN_SHUFFLE16 ? SCAN_VECTOR_BYTES : 16;
-template <typename T>
-constexpr int lanes = vector_bytes<T> / static_cast<int>(sizeof(T));
-template <typename T>
-struct VectorOf {
-  typedef T type __attribute__((vector_size(vector_bytes<T>)));
-};
-template <typename T>
-using Vector = typename VectorOf<T>::type;
-
-template <typename T>
-inline Vector<T> load(const T* from) {
-  Vector<T> v;
-  __builtin_memcpy(&v, from, sizeof v);
-  return v;
-}
-
-template <typename T>
-inline void store(T* to, Vector<T> v) {
-  __builtin_memcpy(to, &v, sizeof v);
-}
-
-// The lanes At::at(0), At::at(1), ... of a followed by b. T is the lanes' type, Index an integer as wide.
-template <typename T, typename Index, typename At, int... I>
-inline Vector<T> shuffle(Vector<T> a, Vector<T> b, std::integer_sequence<int, I...>) {
+// The lanes At::at(0), At::at(1), ... of a followed by b.
+template <typename At, typename T, int L, int... I>
+inline Vec<T, L> shuffle(Vec<T, L> a, Vec<T, L> b, std::integer_sequence<int, I...>) {
+  if constexpr (L == 1) {
+    return At::at(0) == 0 ? a : b;
+  } else {
 #ifdef __clang__
-  return __builtin_shufflevector(a, b, At::at(I)...);
+    return __builtin_shufflevector(a, b, At::at(I)...);
 #else
-  return __builtin_shuffle(a, b, Vector<Index>{static_cast<Index>(At::at(I))...});
+    return __builtin_shuffle(a, b, Vec<Integer<T>, L>{static_cast<Integer<T>>(At::at(I))...});
 #endif
+  }
 }
 
-template <typename T, typename Index, typename At>
-inline Vector<T> shuffle(Vector<T> a, Vector<T> b) {
-  return shuffle<T, Index, At>(a, b, std::make_integer_sequence<int, lanes<T>>());
+template <typename At, typename T, int L>
+inline Vec<T, L> shuffle(Vec<T, L> a, Vec<T, L> b) {
+  return shuffle<At, T, L>(a, b, std::make_integer_sequence<int, L>());
 }
 
 // The lane `By` steps back in the scan, or itself.
-template <int N, int By, bool Reverse>
+template <int L, int By, bool Reverse>
 struct Before {
-  static constexpr int at(int i) { return Reverse ? (i + By < N ? i + By : i) : (i - By >= 0 ? i - By : i); }
+  static constexpr int at(int i) { return Reverse ? (i + By < L ? i + By : i) : (i - By >= 0 ? i - By : i); }
 };
 template <int Lane>
 struct Broadcast {
   static constexpr int at(int) { return Lane; }
 };
 
-template <typename F, typename Bits = typename F::Bits>
-inline Vector<Bits> to_keys(Vector<Bits> bits) {
-  constexpr Bits largest = static_cast<Bits>(~(uint64_t(1) << (sizeof(Bits) * 8 - 1)));
-  const Vector<Bits> magnitude = bits & largest;
-  const Vector<Bits> key = bits ^ ((bits >> (sizeof(Bits) * 8 - 1)) & largest);
-  return magnitude > F::infinity ? Vector<Bits>{} + largest : key;
-}
-
-// Running maximum within a vector, in log2(lanes) steps.
-template <typename Bits, bool Reverse, int By = 1>
-inline Vector<Bits> running_max(Vector<Bits> v) {
-  if constexpr (By >= lanes<Bits>) {
+// Running maximum within a vector, in log2(L) steps.
+template <typename Bits, int L, bool Reverse, int By = 1>
+inline Vec<Bits, L> running_max(Vec<Bits, L> v) {
+  if constexpr (By >= L) {
     return v;
   } else {
-    const Vector<Bits> before = shuffle<Bits, Bits, Before<lanes<Bits>, By, Reverse>>(v, v);
-    return running_max<Bits, Reverse, 2 * By>(before > v ? before : v);
+    const Vec<Bits, L> before = shuffle<Before<L, By, Reverse>, Bits, L>(v, v);
+    return running_max<Bits, L, Reverse, 2 * By>(before > v ? before : v);
   }
 }
-#endif
 
 // A scan along one line of n neighbours.
 template <typename F, bool Add, bool Reverse, typename Bits = typename F::Bits>
 inline void scan_row(const Bits* __restrict__ x, Bits* __restrict__ y, int64_t n) {
-  Bits best = smallest_key<Bits>();
+  constexpr int L = row_lanes<Bits>, Half = L < put_lanes<F, Add> ? L : put_lanes<F, Add>;
+  Vec<Bits, L> best = all<Bits, L>(smallest_key<Bits>);
   int64_t done = 0;
-#ifdef SCAN_VECTOR_BYTES
-  constexpr int N = lanes<Bits>;
-  Vector<Bits> bests = Vector<Bits>{} + best;
-  for (; done + N <= n; done += N) {
-    const int64_t at = Reverse ? n - done - N : done;
-    const Vector<Bits> here = running_max<Bits, Reverse>(to_keys<F>(load(x + at)));
-    const Vector<Bits> keys = here > bests ? here : bests;
-    bests = shuffle<Bits, Bits, Broadcast<Reverse ? 0 : N - 1>>(keys, keys);
-    Bits key[N];
-    store(key, keys);
-    emit<F, Add>(key, y + at, N);
+  for (; done + L <= n; done += L) {
+    const int64_t at = Reverse ? n - done - L : done;
+    const Vec<Bits, L> here = running_max<Bits, L, Reverse>(to_key<F, L>(load<Bits, L>(x + at)));
+    const Vec<Bits, L> keys = here > best ? here : best;
+    const Vec<Bits, L> last = shuffle<Broadcast<Reverse ? 0 : L - 1>, Bits, L>(here, here);
+    best = last > best ? last : best;
+    if constexpr (L == Half) {
+      put<F, Add, L>(keys, y + at);
+    } else {
+      Bits stored[L];
+      store<L>(stored, keys);
+      for (int k = 0; k < L; k += Half) put<F, Add, Half>(load<Bits, Half>(stored + k), y + at + k);
+    }
   }
-  best = bests[0];
-#endif
-  for (; done < n; ++done) {
+  Bits first[L];
+  store<L>(first, best);
+  for (Bits state = first[0]; done < n; ++done) {
     const int64_t at = Reverse ? n - done - 1 : done;
-    const Bits key = to_key<F>(x[at]);
-    best = key > best ? key : best;
-    put<F, Add>(best, y + at);
+    put<F, Add, 1>(absorb<F, 1>(x + at, &state), y + at);
   }
 }
 
 // The maximum of a line of n neighbours, everywhere on it.
 template <typename F, bool Add, typename Bits = typename F::Bits>
 inline void max_of_row(const Bits* __restrict__ x, Bits* __restrict__ y, int64_t n) {
-  Bits best = smallest_key<Bits>();
-  for (int64_t k = 0; k < n; ++k) {
-    const Bits key = to_key<F>(x[k]);
-    best = key > best ? key : best;
-  }
-  for (int64_t k = 0; k < n; ++k) put<F, Add>(best, y + k);
+  constexpr int L = lanes<Bits>, P = put_lanes<F, Add>;
+  Bits state[L];
+  clear(state, L);
+  int64_t k = 0;
+  for (; k + L <= n; k += L) absorb<F, L>(x + k, state);
+  for (; k < n; ++k) absorb<F, 1>(x + k, state);
+  Bits best = state[0];
+  for (int i = 1; i < L; ++i) best = state[i] > best ? state[i] : best;
+  for (k = 0; k + P <= n; k += P) put<F, Add, P>(all<Bits, P>(best), y + k);
+  for (; k < n; ++k) put<F, Add, 1>(best, y + k);
 }
 
-// Row h of a plane, scanned over its width: `width` pixels of `channels` neighbours, `pixel` elements apart.
+// A row of a plane, scanned over its width.
 template <typename F, bool Add, typename Bits = typename F::Bits>
 inline void pool_row(const Bits* x, Scan scan, Bits* y, const Plane& plane, Bits* state) {
   if (plane.pixel == 1) {
@@ -245,7 +387,21 @@ inline void pool_row(const Bits* x, Scan scan, Bits* y, const Plane& plane, Bits
   }
 }
 
-// y = a scanned over the height + b scanned over the width; a or b may be null. state: width * channels + channels.
+// Ask for memory that is needed soon. The processor's own guesses fail where rows are visited backwards, or far apart.
+template <typename T>
+inline void prefetch(const T* data, int64_t n) {
+#ifdef __GNUC__
+  for (int64_t k = 0; k < n; k += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(data + k);
+#endif
+}
+template <typename T>
+inline void prefetch_to_write(T* data, int64_t n) {
+#ifdef __GNUC__
+  for (int64_t k = 0; k < n; k += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(data + k, 1);
+#endif
+}
+
+// See Kernels.
 template <typename F, typename Bits = typename F::Bits>
 void pool_plane(const void* a_data, Scan a_scan, const void* b_data, Scan b_scan, void* y_data, const Plane& plane,
                 void* scratch) {
@@ -253,14 +409,26 @@ void pool_plane(const void* a_data, Scan a_scan, const void* b_data, Scan b_scan
   const auto y = static_cast<Bits*>(y_data), state = static_cast<Bits*>(scratch);
   const bool dense = plane.pixel == plane.channels;
   const int64_t pieces = dense ? 1 : plane.width, piece = dense ? plane.width * plane.channels : plane.channels;
-  if (a != nullptr) clear(state, pieces * piece);
+  const int64_t n = pieces * piece, ahead = 1 + 4096 / (n * static_cast<int64_t>(sizeof(Bits)));
+  if (a != nullptr) clear(state, n);
   if (a != nullptr && a_scan == Scan::kWhole) {
     for (int64_t h = 0; h < plane.height; ++h) {
       for (int64_t i = 0; i < pieces; ++i) absorb<F>(a + h * plane.row + i * plane.pixel, state + i * piece, piece);
     }
   }
-  for (int64_t i = 0; i < plane.height; ++i) {
-    const int64_t row = position(i, plane.height, a_scan) * plane.row;
+  for (int64_t step_h = 0; step_h < plane.height; ++step_h) {
+    const int64_t row = position(step_h, plane.height, a_scan) * plane.row;
+    const int64_t soon = step_h + ahead;
+    const int64_t later = soon < plane.height
+                              ? position(soon, plane.height, a_scan) * plane.row
+                              : plane.next + position(soon - plane.height, plane.height, a_scan) * plane.row;
+    if (soon < plane.height || (plane.next != 0 && soon - plane.height < plane.height)) {
+      for (int64_t i = 0; i < pieces; ++i) {
+        if (a != nullptr) prefetch(a + later + i * plane.pixel, piece);
+        if (b != nullptr) prefetch(b + later + i * plane.pixel, piece);
+        prefetch_to_write(y + later + i * plane.pixel, piece);
+      }
+    }
     for (int64_t i = 0; a != nullptr && i < pieces; ++i) {
       const int64_t at = row + i * plane.pixel;
       if (a_scan == Scan::kWhole) {
@@ -270,11 +438,10 @@ void pool_plane(const void* a_data, Scan a_scan, const void* b_data, Scan b_scan
       }
     }
     if (b == nullptr) continue;
-    Bits* const row_state = state + pieces * piece;
     if (a != nullptr) {
-      pool_row<F, true>(b + row, b_scan, y + row, plane, row_state);
+      pool_row<F, true>(b + row, b_scan, y + row, plane, state + n);
     } else {
-      pool_row<F, false>(b + row, b_scan, y + row, plane, row_state);
+      pool_row<F, false>(b + row, b_scan, y + row, plane, state + n);
     }
   }
 }
@@ -284,185 +451,211 @@ void pool_plane(const void* a_data, Scan a_scan, const void* b_data, Scan b_scan
 // far and where runs begin; a second one, backwards, finds the sum at each run's end and brings it to its beginning. Of
 // a whole line, there is one sum, and the last element that holds the maximum has it.
 
-// Numbers that already are what sums are kept in.
-template <typename T>
-struct Plain {
-  using Bits = T;
-  using Wide = T;
-  static inline T value(T value) { return value; }
-  static inline T bits(T value) { return value; }
-};
-
-// First pass: a step for n lines side by side. sums and begins are this step's.
-template <typename F, bool First, bool Whole, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
-inline void gather(const Bits* __restrict__ grad, const Bits* __restrict__ x, Wide* __restrict__ best,
-                   Wide* __restrict__ sum, Wide* __restrict__ sums, uint8_t* __restrict__ begins, int64_t n) {
-  for (int64_t k = 0; k < n; ++k) {
-    const Wide value = F::value(x[k]), g = F::value(grad[k]), before = First ? value : best[k];
+// First pass, one step of L lines: sums and begins are this step's.
+template <typename F, bool First, bool Whole, int L, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
+inline void gather(const Bits* grad, const Bits* x, Wide* best, Wide* sum, Wide* sums, int8_t* begins) {
+  using V = Vec<Wide, L>;
+  using I = Vec<Integer<Wide>, L>;
+  const V value = F::template value<L>(load<Bits, L>(x)), g = F::template value<L>(load<Bits, L>(grad));
+  if constexpr (First) {
+    store<L>(best, value);
+    store<L>(sum, g);
+    if (!Whole) store<L>(sums, g);
+    store_mask<L>(begins, all<Integer<Wide>, L>(-1));
+  } else {
+    const V before = load<Wide, L>(best), total = load<Wide, L>(sum);
     // A NaN takes over from any number, nothing from a NaN; of a whole line, the last NaN or the last equal counts
-    const bool takes = First || (Whole ? (value >= before) | (value != value)
-                                       : !(value <= before) & (before == before));
-    const Wide total = First || (takes && !Whole) ? g : sum[k] + g;
-    best[k] = takes ? value : before;
-    sum[k] = total;
-    if (!Whole) sums[k] = total;
-    begins[k] = takes;
+    I takes;
+    if constexpr (Whole) {
+      takes = (value >= before) | (value != value);
+    } else {
+      takes = (value > before) | ((value != value) & (before == before));
+    }
+    V now = total + g;
+    if constexpr (!Whole) now = takes ? g : now;
+    store<L>(best, takes ? value : before);
+    store<L>(sum, now);
+    if (!Whole) store<L>(sums, now);
+    store_mask<L>(begins, takes);
   }
 }
 
-// Second pass: ends are the begins of the step after this one.
-template <typename F, bool Whole, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
-inline void settle(const Wide* __restrict__ sums, const uint8_t* __restrict__ begins, uint8_t* __restrict__ ends,
-                   Wide* __restrict__ sum, Bits* __restrict__ grad_x, int64_t n) {
-  for (int64_t k = 0; k < n; ++k) {
-    if (Whole) {  // ends: whether the sum is still to be given away
-      grad_x[k] = F::bits(begins[k] & ends[k] ? sum[k] : Wide(0));
-      ends[k] &= ~begins[k];
-    } else {
-      const Wide total = ends[k] ? sums[k] : sum[k];
-      sum[k] = total;
-      grad_x[k] = F::bits(begins[k] ? total : Wide(0));
-      ends[k] = begins[k];
-    }
+// Second pass. ends: of the lines, whether the next step begins a run; of whole lines, whether the sum is still there.
+template <typename F, bool Whole, int L, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
+inline void settle(const Wide* sums, const int8_t* begins, int8_t* ends, Wide* sum, Bits* grad_x) {
+  using V = Vec<Wide, L>;
+  using I = Vec<Integer<Wide>, L>;
+  const V none = all<Wide, L>(0);
+  const I begin = load_mask<Integer<Wide>, L>(begins), end = load_mask<Integer<Wide>, L>(ends);
+  if constexpr (Whole) {
+    store<L>(grad_x, F::template bits<L>((begin & end) != 0 ? load<Wide, L>(sum) : none));
+    store_mask<L>(ends, static_cast<I>(end & ~begin));
+  } else {
+    const V total = end != 0 ? load<Wide, L>(sums) : load<Wide, L>(sum);
+    store<L>(sum, total);
+    store<L>(grad_x, F::template bits<L>(begin != 0 ? total : none));
+    store_mask<L>(ends, begin);
   }
+}
+
+// Both for n lines side by side.
+template <typename F, bool First, bool Whole, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
+inline void gather(const Bits* __restrict__ grad, const Bits* __restrict__ x, Wide* __restrict__ best,
+                   Wide* __restrict__ sum, Wide* __restrict__ sums, int8_t* __restrict__ begins, int64_t n) {
+  constexpr int L = lanes<Wide>;
+  int64_t k = 0;
+  for (; k + L <= n; k += L) {
+    gather<F, First, Whole, L>(grad + k, x + k, best + k, sum + k, sums + k, begins + k);
+  }
+  for (; k < n; ++k) gather<F, First, Whole, 1>(grad + k, x + k, best + k, sum + k, sums + k, begins + k);
+}
+
+template <typename F, bool Whole, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
+inline void settle(const Wide* __restrict__ sums, const int8_t* __restrict__ begins, int8_t* __restrict__ ends,
+                   Wide* __restrict__ sum, Bits* __restrict__ grad_x, int64_t n) {
+  constexpr int L = lanes<Wide>;
+  int64_t k = 0;
+  for (; k + L <= n; k += L) settle<F, Whole, L>(sums + k, begins + k, ends + k, sum + k, grad_x + k);
+  for (; k < n; ++k) settle<F, Whole, 1>(sums + k, begins + k, ends + k, sum + k, grad_x + k);
 }
 
 // Scratch of n lines scanned together.
 template <typename Wide>
 struct Strips {
   Wide *best, *sum, *sums;  // n, n, length * n
-  uint8_t *ends, *begins;   // n, length * n
-  Strips(void* scratch, int64_t length, int64_t n, bool whole)
+  int8_t *ends, *begins;    // n, length * n
+  Strips(void* scratch, int64_t length, int64_t n)
       : best(static_cast<Wide*>(scratch)),
         sum(best + n),
         sums(sum + n),
-        ends(reinterpret_cast<uint8_t*>(sums + (whole ? 0 : length * n))),
+        ends(reinterpret_cast<int8_t*>(sums + length * n)),
         begins(ends + n) {}
+  static int64_t bytes(int64_t length, int64_t n) { return n * ((length + 2) * int64_t(sizeof(Wide)) + length + 1); }
 };
 
 // n lines side by side, whose steps are `stride` elements apart.
 template <typename F, bool Whole, typename Bits = typename F::Bits>
 inline void backward_columns(const Bits* grad, const Bits* x, Bits* grad_x, int64_t length, int64_t stride, Scan scan,
                              int64_t n, void* scratch) {
-  const Strips<typename F::Wide> lines(scratch, length, n, Whole);
+  const Strips<typename F::Wide> lines(scratch, length, n);
+  const int64_t ahead = 1 + 2048 / (n * static_cast<int64_t>(sizeof(Bits)));
   for (int64_t i = 0; i < length; ++i) {
     const int64_t at = position(i, length, scan) * stride, kept = Whole ? 0 : i * n;
+    if (i + ahead < length) {
+      const int64_t soon = position(i + ahead, length, scan) * stride;
+      prefetch(x + soon, n);
+      prefetch(grad + soon, n);
+    }
     if (i == 0) {
       gather<F, true, Whole>(grad + at, x + at, lines.best, lines.sum, lines.sums, lines.begins, n);
     } else {
       gather<F, false, Whole>(grad + at, x + at, lines.best, lines.sum, lines.sums + kept, lines.begins + i * n, n);
     }
   }
-  for (int64_t k = 0; k < n; ++k) lines.ends[k] = 1;
+  for (int64_t k = 0; k < n; ++k) lines.ends[k] = -1;
   for (int64_t i = length; i-- > 0;) {
     const int64_t at = position(i, length, scan) * stride, kept = Whole ? 0 : i * n;
+    if (i >= ahead) prefetch_to_write(grad_x + position(i - ahead, length, scan) * stride, n);
     settle<F, Whole>(lines.sums + kept, lines.begins + i * n, lines.ends, lines.sum, grad_x + at, n);
   }
 }
 
-#ifdef SCAN_VECTOR_BYTES
 // Of two rows a and b of a matrix that are S apart, what they become when blocks of S x S change places.
-template <int N, int S>
+template <int L, int S>
 struct Upper {
-  static constexpr int at(int i) { return i & S ? N + i - S : i; }
+  static constexpr int at(int i) { return i & S ? L + i - S : i; }
 };
-template <int N, int S>
+template <int L, int S>
 struct Lower {
-  static constexpr int at(int i) { return i & S ? N + i : i + S; }
+  static constexpr int at(int i) { return i & S ? L + i : i + S; }
 };
 
-template <typename T, typename Index, int S = 1>
-inline void transpose(Vector<T>* rows) {
-  constexpr int N = lanes<T>;
-  if constexpr (S < N) {
-    for (int r = 0; r < N; ++r) {
+template <typename T, int L, int S = 1>
+inline void transpose(Vec<T, L>* rows) {
+  if constexpr (S < L) {
+    for (int r = 0; r < L; ++r) {
       if (r & S) continue;
-      const Vector<T> a = rows[r], b = rows[r + S];
-      rows[r] = shuffle<T, Index, Upper<N, S>>(a, b);
-      rows[r + S] = shuffle<T, Index, Lower<N, S>>(a, b);
+      const Vec<T, L> a = rows[r], b = rows[r + S];
+      rows[r] = shuffle<Upper<L, S>, T, L>(a, b);
+      rows[r + S] = shuffle<Lower<L, S>, T, L>(a, b);
     }
-    transpose<T, Index, 2 * S>(rows);
+    transpose<T, L, 2 * S>(rows);
   }
 }
 
-// tile[k][r] = row r's element k, for N rows and `width` elements.
-template <typename F, typename Index, int N, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
-inline void read_tile(const Bits* x, int64_t length, int64_t width, Wide (*tile)[N]) {
-  if (width < N) {
-    for (int64_t k = 0; k < width; ++k) {
-      for (int r = 0; r < N; ++r) tile[k][r] = F::value(x[r * length + k]);
-    }
-    return;
-  }
-  Vector<Wide> rows[N];
-  for (int r = 0; r < N; ++r) {
-    Wide row[N];
-    for (int k = 0; k < N; ++k) row[k] = F::value(x[r * length + k]);
-    rows[r] = load(row);
-  }
-  transpose<Wide, Index>(rows);
-  for (int k = 0; k < N; ++k) store(tile[k], rows[k]);
-}
-
-template <typename F, typename Index, int N, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
-inline void write_tile(Wide (*tile)[N], int64_t length, int64_t width, Bits* x) {
-  if (width < N) {
-    for (int64_t k = 0; k < width; ++k) {
-      for (int r = 0; r < N; ++r) x[r * length + k] = F::bits(tile[k][r]);
-    }
-    return;
-  }
-  Vector<Wide> rows[N];
-  for (int k = 0; k < N; ++k) rows[k] = load(tile[k]);
-  transpose<Wide, Index>(rows);
-  for (int r = 0; r < N; ++r) {
-    Wide row[N];
-    store(row, rows[r]);
-    for (int k = 0; k < N; ++k) x[r * length + k] = F::bits(row[k]);
-  }
-}
-
+// Rows are turned in tiles of L x L, several of them side by side, so that their scans do not wait for one another.
+constexpr int kTiles = 4;
 template <typename Wide>
-constexpr int64_t rows_together = lanes<Wide>;
+constexpr int rows_together = kTiles * lanes<Wide>;
 
-// N lines one after the other, turned tile by tile into lines side by side.
+// tile[k][r] = row r's element k, for `width` elements.
+template <typename F, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
+inline void read_tile(const Bits* x, int64_t length, int64_t width, Wide (*tile)[rows_together<Wide>]) {
+  constexpr int L = lanes<Wide>, R = rows_together<Wide>;
+  if (width < L) {
+    for (int64_t k = 0; k < width; ++k) {
+      for (int r = 0; r < R; ++r) tile[k][r] = F::template value<1>(x[r * length + k]);
+    }
+    return;
+  }
+  for (int t = 0; t < R; t += L) {
+    Vec<Wide, L> rows[L];
+    for (int r = 0; r < L; ++r) rows[r] = F::template value<L>(load<Bits, L>(x + (t + r) * length));
+    transpose<Wide, L>(rows);
+    for (int k = 0; k < L; ++k) store<L>(tile[k] + t, rows[k]);
+  }
+}
+
+template <typename F, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
+inline void write_tile(const Wide (*tile)[rows_together<Wide>], int64_t length, int64_t width, Bits* x) {
+  constexpr int L = lanes<Wide>, R = rows_together<Wide>;
+  if (width < L) {
+    for (int64_t k = 0; k < width; ++k) {
+      for (int r = 0; r < R; ++r) x[r * length + k] = F::template bits<1>(tile[k][r]);
+    }
+    return;
+  }
+  for (int t = 0; t < R; t += L) {
+    Vec<Wide, L> rows[L];
+    for (int k = 0; k < L; ++k) rows[k] = load<Wide, L>(tile[k] + t);
+    transpose<Wide, L>(rows);
+    for (int r = 0; r < L; ++r) store<L>(x + (t + r) * length, F::template bits<L>(rows[r]));
+  }
+}
+
+// rows_together lines one after the other, turned tile by tile into lines side by side.
 template <typename F, bool Whole, typename Bits = typename F::Bits>
 inline void backward_rows(const Bits* grad, const Bits* x, Bits* grad_x, int64_t length, Scan scan, void* scratch) {
   using Wide = typename F::Wide;
-  using Index = typename std::conditional<sizeof(Wide) == 8, int64_t, int32_t>::type;
-  constexpr int N = lanes<Wide>;
-  const Strips<Wide> lines(scratch, length, N, Whole);
-  Wide values[N][N], grads[N][N];
-  for (int64_t done = 0; done < length; done += N) {
-    const int64_t width = length - done < N ? length - done : N;
+  constexpr int L = lanes<Wide>, R = rows_together<Wide>;
+  const Strips<Wide> lines(scratch, length, R);
+  alignas(64) Wide values[L][R], grads[L][R];
+  for (int64_t done = 0; done < length; done += L) {
+    const int64_t width = length - done < L ? length - done : L;
     const int64_t at = scan == Scan::kReverse ? length - done - width : done;
-    read_tile<F, Index, N>(x + at, length, width, values);
-    read_tile<F, Index, N>(grad + at, length, width, grads);
+    read_tile<F>(x + at, length, width, values);
+    read_tile<F>(grad + at, length, width, grads);
     for (int64_t i = 0; i < width; ++i) {
-      const int64_t k = position(i, width, scan), kept = Whole ? 0 : (done + i) * N;
+      const int64_t k = position(i, width, scan), kept = Whole ? 0 : (done + i) * R;
+      int8_t* const begins = lines.begins + (done + i) * R;
       if (done + i == 0) {
-        gather<Plain<Wide>, true, Whole>(grads[k], values[k], lines.best, lines.sum, lines.sums, lines.begins, N);
+        gather<Plain<Wide>, true, Whole>(grads[k], values[k], lines.best, lines.sum, lines.sums, begins, R);
       } else {
-        gather<Plain<Wide>, false, Whole>(grads[k], values[k], lines.best, lines.sum, lines.sums + kept,
-                                          lines.begins + (done + i) * N, N);
+        gather<Plain<Wide>, false, Whole>(grads[k], values[k], lines.best, lines.sum, lines.sums + kept, begins, R);
       }
     }
   }
-  for (int k = 0; k < N; ++k) lines.ends[k] = 1;
-  for (int64_t done = (length - 1) / N * N; done >= 0; done -= N) {
-    const int64_t width = length - done < N ? length - done : N;
+  for (int k = 0; k < R; ++k) lines.ends[k] = -1;
+  for (int64_t done = (length - 1) / L * L; done >= 0; done -= L) {
+    const int64_t width = length - done < L ? length - done : L;
     for (int64_t i = width; i-- > 0;) {
-      const int64_t kept = Whole ? 0 : (done + i) * N;
-      settle<Plain<Wide>, Whole>(lines.sums + kept, lines.begins + (done + i) * N, lines.ends, lines.sum,
-                                 values[position(i, width, scan)], N);
+      const int64_t kept = Whole ? 0 : (done + i) * R;
+      settle<Plain<Wide>, Whole>(lines.sums + kept, lines.begins + (done + i) * R, lines.ends, lines.sum,
+                                 values[position(i, width, scan)], R);
     }
-    write_tile<F, Index, N>(values, length, width, grad_x + (scan == Scan::kReverse ? length - done - width : done));
+    write_tile<F>(values, length, width, grad_x + (scan == Scan::kReverse ? length - done - width : done));
   }
 }
-#else
-template <typename Wide>
-constexpr int64_t rows_together = 1;
-#endif
 
 // A line alone, without scratch.
 template <typename F, bool Whole, typename Bits = typename F::Bits>
@@ -472,54 +665,45 @@ inline void backward_line(const Bits* grad, const Bits* x, Bits* grad_x, int64_t
   int64_t winner = 0;
   for (int64_t i = 0; i < length; ++i) {
     const int64_t at = position(i, length, scan) * stride;
-    const Wide value = F::value(x[at]), g = F::value(grad[at]);
-    const bool takes = i == 0 || (Whole ? (value >= best) | (value != value) : !(value <= best) & (best == best));
-    if (takes && i > 0) grad_x[winner] = F::bits(Whole ? Wide(0) : sum);
+    const Wide value = F::template value<1>(x[at]), g = F::template value<1>(grad[at]);
+    const bool nan = value != value;
+    const bool takes = i == 0 || (Whole ? value >= best || nan : value > best || (nan && best == best));
+    if (takes && i > 0) grad_x[winner] = F::template bits<1>(Whole ? Wide(0) : sum);
     sum = i == 0 || (takes && !Whole) ? g : sum + g;
     grad_x[at] = 0;
-    if (takes) winner = at, best = value;
+    if (takes) {
+      winner = at;
+      best = value;
+    }
   }
-  if (length > 0) grad_x[winner] = F::bits(sum);
+  if (length > 0) grad_x[winner] = F::template bits<1>(sum);
 }
 
-// Bytes of scratch that n lines side by side need.
-template <typename F>
-inline int64_t scratch_of(int64_t length, int64_t n) {
-  using Wide = typename F::Wide;
-  return n * static_cast<int64_t>((length + 2) * sizeof(Wide) + length + 1);
-}
-
-// Gradients of `lines` lines of `length` elements that are `stride` apart; the lines lie side by side if stride > 1,
-// one after the other else. scratch: scratch_size bytes, and that much limits how many are done together.
 template <typename F, bool Whole, typename Bits = typename F::Bits>
 void backward_lines(const void* grad_data, const void* x_data, void* grad_x_data, int64_t lines, int64_t length,
                     int64_t stride, Scan scan, void* scratch, int64_t scratch_size) {
+  using Wide = typename F::Wide;
   const auto grad = static_cast<const Bits*>(grad_data), x = static_cast<const Bits*>(x_data);
   const auto grad_x = static_cast<Bits*>(grad_x_data);
+  int64_t k = 0;
   if (stride > 1) {
-    int64_t together = scratch_size / scratch_of<F>(length, 1);
+    int64_t together = scratch_size / Strips<Wide>::bytes(length, 1);
     if (together >= 64) together = together / 64 * 64;
-    if (together >= 8 || together >= lines) {
-      for (int64_t k = 0; k < lines; k += together) {
-        const int64_t n = lines - k < together ? lines - k : together;
-        backward_columns<F, Whole>(grad + k, x + k, grad_x + k, length, stride, scan, n, scratch);
-      }
-    } else {
-      for (int64_t k = 0; k < lines; ++k) backward_line<F, Whole>(grad + k, x + k, grad_x + k, length, stride, scan);
+    for (; k < lines && (together >= 8 || together >= lines); k += together) {
+      const int64_t n = lines - k < together ? lines - k : together;
+      backward_columns<F, Whole>(grad + k, x + k, grad_x + k, length, stride, scan, n, scratch);
     }
+    for (; k < lines; ++k) backward_line<F, Whole>(grad + k, x + k, grad_x + k, length, stride, scan);
     return;
   }
-  int64_t k = 0;
-#ifdef SCAN_VECTOR_BYTES
-  constexpr int64_t N = rows_together<typename F::Wide>;
-  if (scratch_of<F>(length, N) <= scratch_size) {
-    for (; k + N <= lines; k += N) {
-      backward_rows<F, Whole>(grad + k * length, x + k * length, grad_x + k * length, length, scan, scratch);
-    }
+  constexpr int R = rows_together<Wide>;
+  for (; k + R <= lines && Strips<Wide>::bytes(length, R) <= scratch_size; k += R) {
+    const int64_t at = k * length;
+    backward_rows<F, Whole>(grad + at, x + at, grad_x + at, length, scan, scratch);
   }
-#endif
   for (; k < lines; ++k) {
-    backward_line<F, Whole>(grad + k * length, x + k * length, grad_x + k * length, length, 1, scan);
+    const int64_t at = k * length;
+    backward_line<F, Whole>(grad + at, x + at, grad_x + at, length, 1, scan);
   }
 }
 
