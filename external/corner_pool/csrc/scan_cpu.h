@@ -232,11 +232,14 @@ inline Vec<Bits, L> to_key(Vec<Bits, L> bits) {
   return magnitude > F::infinity ? all<Bits, L>(largest_key<Bits>) : key;
 }
 
-// y = or += the values of keys, in the format's arithmetic.
+// y = the values of keys, or their sum with those of other keys, in the format's arithmetic.
 template <typename F, bool Add, int L, typename Bits = typename F::Bits>
-inline void put(Vec<Bits, L> key, Bits* y) {
+inline void put(Vec<Bits, L> key, const Bits* other, Bits* y) {
   Vec<Bits, L> bits = from_key<L, Bits>(key);
-  if constexpr (Add) bits = F::template bits<L>(F::template value<L>(load<Bits, L>(y)) + F::template value<L>(bits));
+  if constexpr (Add) {
+    const Vec<Bits, L> more = from_key<L, Bits>(load<Bits, L>(other));
+    bits = F::template bits<L>(F::template value<L>(more) + F::template value<L>(bits));
+  }
   store<L>(y, bits);
 }
 
@@ -261,22 +264,23 @@ inline void absorb(const Bits* __restrict__ x, Bits* __restrict__ state, int64_t
   for (; k < n; ++k) absorb<F, 1>(x + k, state + k);
 }
 
-// y = or += state
+// y = state (+ other)
 template <typename F, bool Add, typename Bits = typename F::Bits>
-inline void emit(const Bits* __restrict__ state, Bits* __restrict__ y, int64_t n) {
+inline void emit(const Bits* __restrict__ state, const Bits* other, Bits* __restrict__ y, int64_t n) {
   constexpr int L = put_lanes<F, Add>;
   int64_t k = 0;
-  for (; k + L <= n; k += L) put<F, Add, L>(load<Bits, L>(state + k), y + k);
-  for (; k < n; ++k) put<F, Add, 1>(state[k], y + k);
+  for (; k + L <= n; k += L) put<F, Add, L>(load<Bits, L>(state + k), other + k, y + k);
+  for (; k < n; ++k) put<F, Add, 1>(state[k], other + k, y + k);
 }
 
 // Both: a step of a scan.
 template <typename F, bool Add, typename Bits = typename F::Bits>
-inline void step(const Bits* __restrict__ x, Bits* __restrict__ state, Bits* __restrict__ y, int64_t n) {
+inline void step(const Bits* __restrict__ x, Bits* __restrict__ state, const Bits* other, Bits* __restrict__ y,
+                 int64_t n) {
   constexpr int L = put_lanes<F, Add>;
   int64_t k = 0;
-  for (; k + L <= n; k += L) put<F, Add, L>(absorb<F, L>(x + k, state + k), y + k);
-  for (; k < n; ++k) put<F, Add, 1>(absorb<F, 1>(x + k, state + k), y + k);
+  for (; k + L <= n; k += L) put<F, Add, L>(absorb<F, L>(x + k, state + k), other + k, y + k);
+  for (; k < n; ++k) put<F, Add, 1>(absorb<F, 1>(x + k, state + k), other + k, y + k);
 }
 
 template <typename Bits>
@@ -326,7 +330,7 @@ inline Vec<Bits, L> running_max(Vec<Bits, L> v) {
 
 // A scan along one line of n neighbours.
 template <typename F, bool Add, bool Reverse, typename Bits = typename F::Bits>
-inline void scan_row(const Bits* __restrict__ x, Bits* __restrict__ y, int64_t n) {
+inline void scan_row(const Bits* __restrict__ x, const Bits* __restrict__ other, Bits* __restrict__ y, int64_t n) {
   constexpr int L = row_lanes<Bits>, Half = L < put_lanes<F, Add> ? L : put_lanes<F, Add>;
   Vec<Bits, L> best = all<Bits, L>(smallest_key<Bits>);
   int64_t done = 0;
@@ -337,24 +341,26 @@ inline void scan_row(const Bits* __restrict__ x, Bits* __restrict__ y, int64_t n
     const Vec<Bits, L> last = shuffle<Broadcast<Reverse ? 0 : L - 1>, Bits, L>(here, here);
     best = last > best ? last : best;
     if constexpr (L == Half) {
-      put<F, Add, L>(keys, y + at);
+      put<F, Add, L>(keys, other + at, y + at);
     } else {
       Bits stored[L];
       store<L>(stored, keys);
-      for (int k = 0; k < L; k += Half) put<F, Add, Half>(load<Bits, Half>(stored + k), y + at + k);
+      for (int k = 0; k < L; k += Half) {
+        put<F, Add, Half>(load<Bits, Half>(stored + k), other + at + k, y + at + k);
+      }
     }
   }
   Bits first[L];
   store<L>(first, best);
   for (Bits state = first[0]; done < n; ++done) {
     const int64_t at = Reverse ? n - done - 1 : done;
-    put<F, Add, 1>(absorb<F, 1>(x + at, &state), y + at);
+    put<F, Add, 1>(absorb<F, 1>(x + at, &state), other + at, y + at);
   }
 }
 
 // The maximum of a line of n neighbours, everywhere on it.
 template <typename F, bool Add, typename Bits = typename F::Bits>
-inline void max_of_row(const Bits* __restrict__ x, Bits* __restrict__ y, int64_t n) {
+inline void max_of_row(const Bits* __restrict__ x, const Bits* __restrict__ other, Bits* __restrict__ y, int64_t n) {
   constexpr int L = lanes<Bits>, P = put_lanes<F, Add>;
   Bits state[L];
   clear(state, L);
@@ -363,41 +369,36 @@ inline void max_of_row(const Bits* __restrict__ x, Bits* __restrict__ y, int64_t
   for (; k < n; ++k) absorb<F, 1>(x + k, state);
   Bits best = state[0];
   for (int i = 1; i < L; ++i) best = state[i] > best ? state[i] : best;
-  for (k = 0; k + P <= n; k += P) put<F, Add, P>(all<Bits, P>(best), y + k);
-  for (; k < n; ++k) put<F, Add, 1>(best, y + k);
+  for (k = 0; k + P <= n; k += P) put<F, Add, P>(all<Bits, P>(best), other + k, y + k);
+  for (; k < n; ++k) put<F, Add, 1>(best, other + k, y + k);
 }
 
-// A row of a plane, scanned over its width.
+// A row of a plane, scanned over its width, + other: keys of its pixels, one behind the other.
 template <typename F, bool Add, typename Bits = typename F::Bits>
-inline void pool_row(const Bits* x, Scan scan, Bits* y, const Plane& plane, Bits* state) {
-  if (plane.pixel == 1) {
-    if (scan == Scan::kWhole) return max_of_row<F, Add>(x, y, plane.width);
-    return scan == Scan::kReverse ? scan_row<F, Add, true>(x, y, plane.width)
-                                  : scan_row<F, Add, false>(x, y, plane.width);
+inline void pool_row(const Bits* x, Scan scan, const Bits* other, Bits* y, const Plane& plane, Bits* state) {
+  const int64_t n = plane.channels, pixel = plane.pixel, width = plane.width;
+  if (pixel == 1) {
+    if (scan == Scan::kWhole) return max_of_row<F, Add>(x, other, y, width);
+    return scan == Scan::kReverse ? scan_row<F, Add, true>(x, other, y, width)
+                                  : scan_row<F, Add, false>(x, other, y, width);
   }
-  clear(state, plane.channels);
+  clear(state, n);
   if (scan == Scan::kWhole) {
-    for (int64_t w = 0; w < plane.width; ++w) absorb<F>(x + w * plane.pixel, state, plane.channels);
-    for (int64_t w = 0; w < plane.width; ++w) emit<F, Add>(state, y + w * plane.pixel, plane.channels);
+    for (int64_t w = 0; w < width; ++w) absorb<F>(x + w * pixel, state, n);
+    for (int64_t w = 0; w < width; ++w) emit<F, Add>(state, other + w * n, y + w * pixel, n);
     return;
   }
-  for (int64_t i = 0; i < plane.width; ++i) {
-    const int64_t at = position(i, plane.width, scan) * plane.pixel;
-    step<F, Add>(x + at, state, y + at, plane.channels);
+  for (int64_t i = 0; i < width; ++i) {
+    const int64_t w = position(i, width, scan);
+    step<F, Add>(x + w * pixel, state, other + w * n, y + w * pixel, n);
   }
 }
 
 // Ask for memory that is needed soon. The processor's own guesses fail where rows are visited backwards, or far apart.
-template <typename T>
+template <bool Write, typename T>
 inline void prefetch(const T* data, int64_t n) {
 #ifdef __GNUC__
-  for (int64_t k = 0; k < n; k += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(data + k);
-#endif
-}
-template <typename T>
-inline void prefetch_to_write(T* data, int64_t n) {
-#ifdef __GNUC__
-  for (int64_t k = 0; k < n; k += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(data + k, 1);
+  for (int64_t k = 0; k < n; k += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(data + k, Write, 2);
 #endif
 }
 
@@ -410,38 +411,46 @@ void pool_plane(const void* a_data, Scan a_scan, const void* b_data, Scan b_scan
   const bool dense = plane.pixel == plane.channels;
   const int64_t pieces = dense ? 1 : plane.width, piece = dense ? plane.width * plane.channels : plane.channels;
   const int64_t n = pieces * piece, ahead = 1 + 4096 / (n * static_cast<int64_t>(sizeof(Bits)));
+  const bool whole = a_scan == Scan::kWhole;
   if (a != nullptr) clear(state, n);
-  if (a != nullptr && a_scan == Scan::kWhole) {
+  if (a != nullptr && whole) {
     for (int64_t h = 0; h < plane.height; ++h) {
       for (int64_t i = 0; i < pieces; ++i) absorb<F>(a + h * plane.row + i * plane.pixel, state + i * piece, piece);
     }
   }
   for (int64_t step_h = 0; step_h < plane.height; ++step_h) {
     const int64_t row = position(step_h, plane.height, a_scan) * plane.row;
-    const int64_t soon = step_h + ahead;
-    const int64_t later = soon < plane.height
-                              ? position(soon, plane.height, a_scan) * plane.row
-                              : plane.next + position(soon - plane.height, plane.height, a_scan) * plane.row;
-    if (soon < plane.height || (plane.next != 0 && soon - plane.height < plane.height)) {
+    int64_t soon = step_h + ahead, base = 0;
+    const bool next = soon >= plane.height;
+    if (next) {
+      soon -= plane.height;
+      base = plane.next;
+    }
+    if (soon < plane.height && (!next || base != 0)) {
+      base += position(soon, plane.height, a_scan) * plane.row;
       for (int64_t i = 0; i < pieces; ++i) {
-        if (a != nullptr) prefetch(a + later + i * plane.pixel, piece);
-        if (b != nullptr) prefetch(b + later + i * plane.pixel, piece);
-        prefetch_to_write(y + later + i * plane.pixel, piece);
+        const int64_t at = base + i * plane.pixel;
+        if (a != nullptr && (!whole || next)) prefetch<false>(a + at, piece);
+        if (b != nullptr) prefetch<false>(b + at, piece);
+        prefetch<true>(y + at, piece);
       }
     }
     for (int64_t i = 0; a != nullptr && i < pieces; ++i) {
       const int64_t at = row + i * plane.pixel;
-      if (a_scan == Scan::kWhole) {
-        emit<F, false>(state + i * piece, y + at, piece);
+      Bits* const keys = state + i * piece;
+      if (b != nullptr) {
+        if (!whole) absorb<F>(a + at, keys, piece);
+      } else if (whole) {
+        emit<F, false>(keys, nullptr, y + at, piece);
       } else {
-        step<F, false>(a + at, state + i * piece, y + at, piece);
+        step<F, false>(a + at, keys, nullptr, y + at, piece);
       }
     }
     if (b == nullptr) continue;
     if (a != nullptr) {
-      pool_row<F, true>(b + row, b_scan, y + row, plane, state + n);
+      pool_row<F, true>(b + row, b_scan, state, y + row, plane, state + n);
     } else {
-      pool_row<F, false>(b + row, b_scan, y + row, plane, state + n);
+      pool_row<F, false>(b + row, b_scan, state, y + row, plane, state);
     }
   }
 }
@@ -489,7 +498,7 @@ inline void settle(const Wide* sums, const int8_t* begins, int8_t* ends, Wide* s
   const I begin = load_mask<Integer<Wide>, L>(begins), end = load_mask<Integer<Wide>, L>(ends);
   if constexpr (Whole) {
     store<L>(grad_x, F::template bits<L>((begin & end) != 0 ? load<Wide, L>(sum) : none));
-    store_mask<L>(ends, static_cast<I>(end & ~begin));
+    store_mask<L>(ends, static_cast<I>(begin != 0 ? all<Integer<Wide>, L>(0) : end));
   } else {
     const V total = end != 0 ? load<Wide, L>(sums) : load<Wide, L>(sum);
     store<L>(sum, total);
@@ -539,24 +548,33 @@ inline void backward_columns(const Bits* grad, const Bits* x, Bits* grad_x, int6
                              int64_t n, void* scratch) {
   const Strips<typename F::Wide> lines(scratch, length, n);
   const int64_t ahead = 1 + 2048 / (n * static_cast<int64_t>(sizeof(Bits)));
+  const int64_t next = n == stride ? length * stride : n;  // where the lines after these are, most likely
+  const auto at = [&](int64_t i) { return position(i, length, scan) * stride; };
   for (int64_t i = 0; i < length; ++i) {
-    const int64_t at = position(i, length, scan) * stride, kept = Whole ? 0 : i * n;
+    const int64_t kept = Whole ? 0 : i * n;
     if (i + ahead < length) {
-      const int64_t soon = position(i + ahead, length, scan) * stride;
-      prefetch(x + soon, n);
-      prefetch(grad + soon, n);
+      prefetch<false>(x + at(i + ahead), n);
+      prefetch<false>(grad + at(i + ahead), n);
+    } else {
+      prefetch<true>(grad_x + at(i), n);
     }
     if (i == 0) {
-      gather<F, true, Whole>(grad + at, x + at, lines.best, lines.sum, lines.sums, lines.begins, n);
+      gather<F, true, Whole>(grad + at(i), x + at(i), lines.best, lines.sum, lines.sums, lines.begins, n);
     } else {
-      gather<F, false, Whole>(grad + at, x + at, lines.best, lines.sum, lines.sums + kept, lines.begins + i * n, n);
+      gather<F, false, Whole>(grad + at(i), x + at(i), lines.best, lines.sum, lines.sums + kept, lines.begins + i * n,
+                              n);
     }
   }
   for (int64_t k = 0; k < n; ++k) lines.ends[k] = -1;
   for (int64_t i = length; i-- > 0;) {
-    const int64_t at = position(i, length, scan) * stride, kept = Whole ? 0 : i * n;
-    if (i >= ahead) prefetch_to_write(grad_x + position(i - ahead, length, scan) * stride, n);
-    settle<F, Whole>(lines.sums + kept, lines.begins + i * n, lines.ends, lines.sum, grad_x + at, n);
+    const int64_t kept = Whole ? 0 : i * n;
+    if (i >= ahead) {
+      prefetch<true>(grad_x + at(i - ahead), n);
+    } else {
+      prefetch<false>(x + next + at(i), n);
+      prefetch<false>(grad + next + at(i), n);
+    }
+    settle<F, Whole>(lines.sums + kept, lines.begins + i * n, lines.ends, lines.sum, grad_x + at(i), n);
   }
 }
 
@@ -633,6 +651,9 @@ inline void backward_rows(const Bits* grad, const Bits* x, Bits* grad_x, int64_t
   for (int64_t done = 0; done < length; done += L) {
     const int64_t width = length - done < L ? length - done : L;
     const int64_t at = scan == Scan::kReverse ? length - done - width : done;
+    prefetch<false>(x + (length + done) * R, width * R);
+    prefetch<false>(grad + (length + done) * R, width * R);
+    prefetch<true>(grad_x + done * R, width * R);
     read_tile<F>(x + at, length, width, values);
     read_tile<F>(grad + at, length, width, grads);
     for (int64_t i = 0; i < width; ++i) {
