@@ -10,8 +10,14 @@ enum class Scan : int { kForward = 0, kReverse = 1, kWhole = 2 };
 
 enum class Format : int { kFloat = 0, kDouble = 1, kHalf = 2, kBFloat16 = 3 };
 
+#ifdef __CUDACC__
+#define CORNER_POOL_HOST_DEVICE __host__ __device__
+#else
+#define CORNER_POOL_HOST_DEVICE
+#endif
+
 // Where a scan is after `step` steps along a line.
-inline int64_t position(int64_t step, int64_t length, Scan scan) {
+CORNER_POOL_HOST_DEVICE inline int64_t position(int64_t step, int64_t length, Scan scan) {
   return scan == Scan::kReverse ? length - 1 - step : step;
 }
 

@@ -257,7 +257,7 @@ inline Vec<Bits, L> absorb(const Bits* x, Bits* state) {
 }
 
 template <typename F, typename Bits = typename F::Bits>
-inline void absorb(const Bits* __restrict__ x, Bits* __restrict__ state, int64_t n) {
+inline void absorb(const Bits* x, Bits* state, int64_t n) {
   constexpr int L = lanes<Bits>;
   int64_t k = 0;
   for (; k + L <= n; k += L) absorb<F, L>(x + k, state + k);
@@ -266,7 +266,7 @@ inline void absorb(const Bits* __restrict__ x, Bits* __restrict__ state, int64_t
 
 // y = state (+ other)
 template <typename F, bool Add, typename Bits = typename F::Bits>
-inline void emit(const Bits* __restrict__ state, const Bits* other, Bits* __restrict__ y, int64_t n) {
+inline void emit(const Bits* state, const Bits* other, Bits* y, int64_t n) {
   constexpr int L = put_lanes<F, Add>;
   int64_t k = 0;
   for (; k + L <= n; k += L) put<F, Add, L>(load<Bits, L>(state + k), other + k, y + k);
@@ -275,7 +275,7 @@ inline void emit(const Bits* __restrict__ state, const Bits* other, Bits* __rest
 
 // Both: a step of a scan.
 template <typename F, bool Add, typename Bits = typename F::Bits>
-inline void step(const Bits* __restrict__ x, Bits* __restrict__ state, const Bits* other, Bits* __restrict__ y,
+inline void step(const Bits* x, Bits* state, const Bits* other, Bits* y,
                  int64_t n) {
   constexpr int L = put_lanes<F, Add>;
   int64_t k = 0;
@@ -330,7 +330,7 @@ inline Vec<Bits, L> running_max(Vec<Bits, L> v) {
 
 // A scan along one line of n neighbours.
 template <typename F, bool Add, bool Reverse, typename Bits = typename F::Bits>
-inline void scan_row(const Bits* __restrict__ x, const Bits* __restrict__ other, Bits* __restrict__ y, int64_t n) {
+inline void scan_row(const Bits* x, const Bits* other, Bits* y, int64_t n) {
   constexpr int L = row_lanes<Bits>, Half = L < put_lanes<F, Add> ? L : put_lanes<F, Add>;
   Vec<Bits, L> best = all<Bits, L>(smallest_key<Bits>);
   int64_t done = 0;
@@ -360,7 +360,7 @@ inline void scan_row(const Bits* __restrict__ x, const Bits* __restrict__ other,
 
 // The maximum of a line of n neighbours, everywhere on it.
 template <typename F, bool Add, typename Bits = typename F::Bits>
-inline void max_of_row(const Bits* __restrict__ x, const Bits* __restrict__ other, Bits* __restrict__ y, int64_t n) {
+inline void max_of_row(const Bits* x, const Bits* other, Bits* y, int64_t n) {
   constexpr int L = lanes<Bits>, P = put_lanes<F, Add>;
   Bits state[L];
   clear(state, L);
@@ -441,9 +441,9 @@ void pool_plane(const void* a_data, Scan a_scan, const void* b_data, Scan b_scan
       if (b != nullptr) {
         if (!whole) absorb<F>(a + at, keys, piece);
       } else if (whole) {
-        emit<F, false>(keys, nullptr, y + at, piece);
+        emit<F, false>(keys, keys, y + at, piece);
       } else {
-        step<F, false>(a + at, keys, nullptr, y + at, piece);
+        step<F, false>(a + at, keys, keys, y + at, piece);
       }
     }
     if (b == nullptr) continue;
@@ -509,8 +509,8 @@ inline void settle(const Wide* sums, const int8_t* begins, int8_t* ends, Wide* s
 
 // Both for n lines side by side.
 template <typename F, bool First, bool Whole, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
-inline void gather(const Bits* __restrict__ grad, const Bits* __restrict__ x, Wide* __restrict__ best,
-                   Wide* __restrict__ sum, Wide* __restrict__ sums, int8_t* __restrict__ begins, int64_t n) {
+inline void gather(const Bits* grad, const Bits* x, Wide* best,
+                   Wide* sum, Wide* sums, int8_t* begins, int64_t n) {
   constexpr int L = lanes<Wide>;
   int64_t k = 0;
   for (; k + L <= n; k += L) {
@@ -520,8 +520,8 @@ inline void gather(const Bits* __restrict__ grad, const Bits* __restrict__ x, Wi
 }
 
 template <typename F, bool Whole, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
-inline void settle(const Wide* __restrict__ sums, const int8_t* __restrict__ begins, int8_t* __restrict__ ends,
-                   Wide* __restrict__ sum, Bits* __restrict__ grad_x, int64_t n) {
+inline void settle(const Wide* sums, const int8_t* begins, int8_t* ends,
+                   Wide* sum, Bits* grad_x, int64_t n) {
   constexpr int L = lanes<Wide>;
   int64_t k = 0;
   for (; k + L <= n; k += L) settle<F, Whole, L>(sums + k, begins + k, ends + k, sum + k, grad_x + k);
