@@ -61,7 +61,7 @@ def test_pull_and_push(counts):
     torch.manual_seed(sum(counts))
     image_index = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     tl, br = torch.randn(2, len(image_index), dtype=torch.float64)
-    found = embedding_loss(tl, br, image_index, len(counts))
+    found = embedding_loss(tl, br, image_index)
     expected = reference_embedding(tl.tolist(), br.tolist(), image_index.tolist(), len(counts))
     assert [v.item() for v in found] == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
