@@ -40,9 +40,10 @@ def test_golden_gaussians(goldens, name, key, divisor):
     x_y_radius = torch.tensor(drawn)
     radius = x_y_radius[:, 2]
     spread = Spread(radius, radius.double(), int(radius.max()))
-    maps = torch.zeros(len(drawn), dtype=torch.int64)
-    result = draw_gaussians(1, tuple(expected.shape), maps, x_y_radius[:, :2], spread, divisor)
-    assert torch.equal(result[0], expected)
+    zeros = torch.zeros(len(drawn), dtype=torch.int64)
+    heatmap = torch.zeros(1, 1, *expected.shape)
+    assert draw_gaussians(heatmap, zeros, zeros, x_y_radius[:, :2], spread, divisor) is heatmap
+    assert torch.equal(heatmap[0, 0], expected)
 
 
 def check_keypoint(expected, prefix, classes, result):
