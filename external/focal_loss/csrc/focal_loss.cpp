@@ -9,26 +9,32 @@
 namespace focal_loss {
 namespace {
 
-constexpr int64_t kChunk = 16384;  // elements of a work item: about 10 us; whatever the threads, the sums are the same
+// Elements of a work item: about 10 us. The same whatever the threads, and so are all results.
+constexpr int64_t kChunk = 16384;
+
+int64_t chunks_of(int64_t n) { return (n + kChunk - 1) / kChunk; }
+
+// f(chunk, first element, how many) for each chunk of n elements, on all threads.
+template <typename F>
+void for_chunks(int64_t n, const F& f) {
+  torch::stable::parallel_for(0, chunks_of(n), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) f(i, i * kChunk, std::min(kChunk, n - i * kChunk));
+  });
+}
 
 std::tuple<Tensor, Tensor> loss(const Tensor& logits, const Tensor& target, double alpha, double beta, double eps) {
   check(logits, target);
   const Terms terms = terms_of(alpha, beta, eps);
   const auto layout = layout_of(logits);
   const Tensor x = torch::stable::contiguous(logits, layout), t = torch::stable::contiguous(target, layout);
-  const int64_t n = x.numel(), chunks = (n + kChunk - 1) / kChunk;
+  const int64_t n = x.numel();
   Tensor result = empty_scalar(logits, wide_of(logits)), positives = empty_scalar(logits, ScalarType::Long);
   native::dispatch_floating(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const auto in = static_cast<const T*>(x.const_data_ptr());
     const auto aim = static_cast<const Wide<T>*>(t.const_data_ptr());
-    std::vector<Sum> sums(chunks);
-    torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t at = i * kChunk;
-        sums[i] = forward(in + at, aim + at, std::min(kChunk, n - at), terms);
-      }
-    });
+    std::vector<Sum> sums(chunks_of(n));
+    for_chunks(n, [&](int64_t i, int64_t at, int64_t count) { sums[i] = forward(in + at, aim + at, count, terms); });
     Sum total;
     for (const Sum& sum : sums) {
       total.loss += sum.loss;
@@ -58,8 +64,8 @@ Tensor loss_backward(const Tensor& grad, const Tensor& positives, const Tensor& 
     const int64_t count = *static_cast<const int64_t*>(positives.const_data_ptr());
     const auto scale = *static_cast<const Wide<T>*>(grad.const_data_ptr()) /
                        static_cast<Wide<T>>(std::max<int64_t>(1, count));
-    torch::stable::parallel_for(0, n, kChunk, [&](int64_t begin, int64_t end) {
-      backward(in + begin, aim + begin, out + begin, end - begin, terms, scale);
+    for_chunks(n, [&](int64_t, int64_t at, int64_t count) {
+      backward(in + at, aim + at, out + at, count, terms, scale);
     });
   });
   return output;
