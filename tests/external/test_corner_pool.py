@@ -321,6 +321,19 @@ def test_every_16_bit_number(dtype) -> None:
 
 
 @needs_compiled
+@pytest.mark.parametrize("capability", ["default", "avx2"])
+def test_lesser_instruction_sets(capability: str) -> None:
+    """The kernels for processors with fewer instructions than this one (the rest of this module has the best)."""
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+    done = subprocess.run(
+        [*tests, "-k", "property or 16_bit or whole_lines"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+@needs_compiled
 def test_long_lines() -> None:
     """Lines too long to be scanned many together."""
     for shape in [(1, 2, 70001, 2), (1, 2, 2, 70001), (1, 20, 70001, 1)]:

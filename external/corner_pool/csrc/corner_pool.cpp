@@ -8,7 +8,7 @@ namespace corner_pool {
 namespace {
 
 constexpr int64_t kElementsPerThread = 16384;  // below, one thread does it all: about 10 us of work
-constexpr int64_t kColumns = 1024;             // lines side by side in one work item: whole pages, state within L1
+constexpr int64_t kColumns = 2048;             // lines side by side in one work item: whole pages, state within L1
 constexpr int64_t kScratch = 192 * 1024;       // bytes of a gradient's scratch: within L2
 
 // f(item, scratch) for each of the items, on all threads.

@@ -373,24 +373,28 @@ inline void max_of_row(const Bits* x, const Bits* other, Bits* y, int64_t n) {
   for (; k < n; ++k) put<F, Add, 1>(best, other + k, y + k);
 }
 
-// A row of a plane, scanned over its width, + other: keys of its pixels, one behind the other.
+// A row of a plane, scanned over its width, + other: keys of its pixels, one behind the other, which take in the row
+// above if that is not null. (Here, so that they are at hand when they are added.)
 template <typename F, bool Add, typename Bits = typename F::Bits>
-inline void pool_row(const Bits* x, Scan scan, const Bits* other, Bits* y, const Plane& plane, Bits* state) {
+inline void pool_row(const Bits* x, Scan scan, const Bits* above, Bits* other, Bits* y, const Plane& plane,
+                     Bits* state) {
   const int64_t n = plane.channels, pixel = plane.pixel, width = plane.width;
   if (pixel == 1) {
+    if (above != nullptr) absorb<F>(above, other, width);
     if (scan == Scan::kWhole) return max_of_row<F, Add>(x, other, y, width);
     return scan == Scan::kReverse ? scan_row<F, Add, true>(x, other, y, width)
                                   : scan_row<F, Add, false>(x, other, y, width);
   }
   clear(state, n);
-  if (scan == Scan::kWhole) {
-    for (int64_t w = 0; w < width; ++w) absorb<F>(x + w * pixel, state, n);
-    for (int64_t w = 0; w < width; ++w) emit<F, Add>(state, other + w * n, y + w * pixel, n);
-    return;
-  }
+  for (int64_t w = 0; scan == Scan::kWhole && w < width; ++w) absorb<F>(x + w * pixel, state, n);
   for (int64_t i = 0; i < width; ++i) {
     const int64_t w = position(i, width, scan);
-    step<F, Add>(x + w * pixel, state, other + w * n, y + w * pixel, n);
+    if (above != nullptr) absorb<F>(above + w * pixel, other + w * n, n);
+    if (scan == Scan::kWhole) {
+      emit<F, Add>(state, other + w * n, y + w * pixel, n);
+    } else {
+      step<F, Add>(x + w * pixel, state, other + w * n, y + w * pixel, n);
+    }
   }
 }
 
@@ -398,7 +402,7 @@ inline void pool_row(const Bits* x, Scan scan, const Bits* other, Bits* y, const
 template <bool Write, typename T>
 inline void prefetch(const T* data, int64_t n) {
 #ifdef __GNUC__
-  for (int64_t k = 0; k < n; k += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(data + k, Write, 2);
+  for (int64_t k = 0; k < n; k += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(data + k, Write, 3);
 #endif
 }
 
@@ -435,22 +439,17 @@ void pool_plane(const void* a_data, Scan a_scan, const void* b_data, Scan b_scan
         prefetch<true>(y + at, piece);
       }
     }
-    for (int64_t i = 0; a != nullptr && i < pieces; ++i) {
-      const int64_t at = row + i * plane.pixel;
-      Bits* const keys = state + i * piece;
-      if (b != nullptr) {
-        if (!whole) absorb<F>(a + at, keys, piece);
-      } else if (whole) {
-        emit<F, false>(keys, keys, y + at, piece);
-      } else {
-        step<F, false>(a + at, keys, keys, y + at, piece);
-      }
-    }
-    if (b == nullptr) continue;
-    if (a != nullptr) {
-      pool_row<F, true>(b + row, b_scan, state, y + row, plane, state + n);
+    if (a != nullptr && b != nullptr) {
+      pool_row<F, true, Bits>(b + row, b_scan, whole ? nullptr : a + row, state, y + row, plane, state + n);
+    } else if (b != nullptr) {
+      pool_row<F, false, Bits>(b + row, b_scan, nullptr, state, y + row, plane, state);
+    } else if (whole) {
+      for (int64_t i = 0; i < pieces; ++i) emit<F, false>(state + i * piece, state, y + row + i * plane.pixel, piece);
     } else {
-      pool_row<F, false>(b + row, b_scan, state, y + row, plane, state);
+      for (int64_t i = 0; i < pieces; ++i) {
+        const int64_t at = row + i * plane.pixel;
+        step<F, false>(a + at, state + i * piece, state, y + at, piece);
+      }
     }
   }
 }
