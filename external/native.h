@@ -44,6 +44,18 @@ void dispatch_floating(ScalarType type, const F& f) {
   }
 }
 
+// The layout in which a kernel reads a tensor and writes its result: channels_last if it is in that, else contiguous.
+inline MemoryFormat layout_of(const Tensor& x) {
+  if (x.dim() != 4 || x.is_contiguous()) return MemoryFormat::Contiguous;
+  int64_t expected = 1;
+  for (const int dim : {1, 3, 2, 0}) {
+    if (x.size(dim) == 1) continue;
+    if (x.stride(dim) != expected) return MemoryFormat::Contiguous;
+    expected *= x.size(dim);
+  }
+  return MemoryFormat::ChannelsLast;
+}
+
 // A new tensor of the shape, dtype and device of x, dense in a memory format, not initialised.
 inline Tensor empty_like(const Tensor& x, MemoryFormat layout) {
   Tensor y = torch::stable::empty(x.sizes(), x.scalar_type(), std::nullopt, x.device(), std::nullopt, layout);

@@ -2,6 +2,9 @@
 
 import copy
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -188,6 +191,18 @@ def test_the_threads_change_nothing(dtype) -> None:
         assert torch.equal(value, results[0][0]) and torch.equal(grad, results[0][1])
 
 
+@needs_compiled
+@pytest.mark.parametrize("capability", ["default", "avx2"])
+def test_lesser_instruction_sets(capability: str) -> None:
+    """The kernels for processors with fewer instructions than this one (the rest of this module has the best)."""
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+    chosen = ["-k", "compiled and (published or numbers or 16_bit or sum)"]
+    done = subprocess.run([*tests, *chosen], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
 @implementations
 def test_no_gradient_beyond_the_clamp(loss) -> None:
     beside = 1e-3
@@ -260,6 +275,16 @@ def test_other_target_dtypes() -> None:
     check(focal_loss, logits.double(), target)
     value = focal_loss(logits, target.double())
     assert torch.equal(value, focal_loss(logits.double(), target.double()))
+
+
+def test_keeps_its_arguments_and_a_number() -> None:
+    """Nothing of the maps' size is made for the backward pass."""
+    logits, target = sample(2, 3, 4, 5)
+    logits.requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        focal_loss(logits, target)
+    assert [t.data_ptr() for t in kept if t.dim() > 0] == [logits.data_ptr(), target.data_ptr()]
 
 
 def test_a_module_with_it_can_be_copied() -> None:

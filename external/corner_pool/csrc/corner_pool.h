@@ -6,6 +6,7 @@
 
 namespace corner_pool {
 
+using native::layout_of;
 using native::MemoryFormat;
 using native::Tensor;
 
@@ -33,18 +34,6 @@ inline Format format_of(const Tensor& x) {
       STD_TORCH_CHECK(false, "corner pooling expects float32, float64, float16 or bfloat16, got ",
                       torch::headeronly::toString(x.scalar_type()));
   }
-}
-
-// The layout the output will have: that of x if it is one of the two dense ones, else contiguous.
-inline MemoryFormat layout_of(const Tensor& x) {
-  if (x.is_contiguous()) return MemoryFormat::Contiguous;
-  int64_t expected = 1;
-  for (const int dim : {1, 3, 2, 0}) {
-    if (x.size(dim) == 1) continue;
-    if (x.stride(dim) != expected) return MemoryFormat::Contiguous;
-    expected *= x.size(dim);
-  }
-  return MemoryFormat::ChannelsLast;
 }
 
 // Lines in memory: `outer` groups of `inner` lines side by side (one behind the other if inner is 1), of `length`

@@ -1,5 +1,4 @@
 // The CPU kernels, compiled for several instruction sets, and the choice among them at run time.
-#include <cstdlib>
 #include <cstring>
 #include <type_traits>
 #include <utility>
@@ -8,6 +7,7 @@
 #include <immintrin.h>
 #endif
 
+#include "../../processor.h"
 #include "scan.h"
 
 namespace corner_pool {
@@ -52,21 +52,8 @@ namespace avx512 {
 #pragma GCC pop_options
 #endif
 
-namespace {
-// The widest vectors to use, in bytes: what the processor has, limited as PyTorch's own kernels are by
-// ATEN_CPU_CAPABILITY=avx2 or default.
-int widest() {
-  const char* const asked = std::getenv("ATEN_CPU_CAPABILITY");
-  const int limit = asked == nullptr ? 64 : std::strcmp(asked, "default") == 0 ? 16 : std::strcmp(asked, "avx2") == 0 ? 32 : 64;
-  if (limit < 32 || !__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi2")) return 16;
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  return limit < 64 || !avx512 ? 32 : 64;
-}
-}  // namespace
-
 Kernels kernels_for(Format format) {
-  static const int bytes = widest();
+  static const int bytes = native::widest_vectors();
   return bytes == 64 ? avx512::kernels(format) : bytes == 32 ? avx2::kernels(format) : sse2::kernels(format);
 }
 

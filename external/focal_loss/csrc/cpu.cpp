@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../../processor.h"
+
 namespace focal_loss {
 namespace {
 
@@ -63,13 +65,10 @@ namespace avx512 {
 template <typename T>
 Kernels<T> best_kernels() {
   Kernels<T> kernels;
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
-    avx512::choose(&kernels);
-  } else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    avx2::choose(&kernels);
-  } else {
-    sse2::choose(&kernels);
+  switch (native::widest_vectors()) {
+    case 64: avx512::choose(&kernels); break;
+    case 32: avx2::choose(&kernels); break;
+    default: sse2::choose(&kernels);
   }
   return kernels;
 }

@@ -9,6 +9,7 @@
 
 namespace focal_loss {
 
+using native::layout_of;
 using native::MemoryFormat;
 using native::ScalarType;
 using native::Tensor;
@@ -34,19 +35,6 @@ inline void check_scalars(const Tensor& grad, const Tensor& positives, const Ten
 }
 
 inline Terms terms_of(double alpha, double beta, double eps) { return {alpha, beta, std::log((1 - eps) / eps)}; }
-
-// The layout in which elements are gone through, and that of the gradient: channels_last of logits in it, else
-// contiguous.
-inline MemoryFormat layout_of(const Tensor& x) {
-  if (x.is_contiguous() || x.dim() != 4) return MemoryFormat::Contiguous;
-  int64_t expected = 1;
-  for (const int dim : {1, 3, 2, 0}) {
-    if (x.size(dim) == 1) continue;
-    if (x.stride(dim) != expected) return MemoryFormat::Contiguous;
-    expected *= x.size(dim);
-  }
-  return MemoryFormat::ChannelsLast;
-}
 
 inline Tensor empty_scalar(const Tensor& x, ScalarType type) {
   return torch::stable::new_empty(x, torch::headeronly::IntHeaderOnlyArrayRef(), type);
