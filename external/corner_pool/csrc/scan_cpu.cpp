@@ -35,7 +35,8 @@ namespace avx2 {
 #undef SCAN_SHUFFLE16
 #ifdef __clang__
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,bmi,bmi2,prefer-vector-width=512"))), apply_to = function)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,bmi,bmi2"))), apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options
@@ -57,7 +58,9 @@ namespace {
 // ATEN_CPU_CAPABILITY=avx2 or default.
 int widest() {
   const char* const asked = std::getenv("ATEN_CPU_CAPABILITY");
-  const int limit = asked == nullptr ? 64 : std::strcmp(asked, "default") == 0 ? 16 : std::strcmp(asked, "avx2") == 0 ? 32 : 64;
+  int limit = 64;
+  if (asked != nullptr && std::strcmp(asked, "avx2") == 0) limit = 32;
+  if (asked != nullptr && std::strcmp(asked, "default") == 0) limit = 16;
   if (limit < 32 || !__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi2")) return 16;
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
