@@ -37,11 +37,12 @@ Tensor pool(const Tensor& x, int64_t dim, int64_t scan_code) {
   const auto out = static_cast<char*>(output.mutable_data_ptr());
   // Rows are planes of their own that lie one behind the other, columns are planes of one column of pixels.
   const int64_t rows = std::max<int64_t>(1, kElementsPerThread / length);
-  const int64_t chunks = inner == 1 ? 1 : pieces(inner, kColumns), items = inner == 1 ? pieces(outer, rows) : outer * chunks;
+  const int64_t chunks = inner == 1 ? 1 : pieces(inner, kColumns);
+  const int64_t items = inner == 1 ? pieces(outer, rows) : outer * chunks;
   const auto start = [&, length = length, inner = inner](int64_t item) {
     return inner == 1 ? item * rows * length : item / chunks * length * inner + item % chunks * kColumns;
   };
-  for_items(items, input.numel(), 2 * kColumns * size, [&, outer = outer, length = length, inner = inner](int64_t item, void* scratch) {
+  const auto run = [&, outer = outer, length = length, inner = inner](int64_t item, void* scratch) {
     const int64_t at = start(item), next = item + 1 < items ? start(item + 1) - at : 0;
     if (inner == 1) {
       const Plane plane{std::min(rows, outer - item * rows), length, length, 1, 1, next};
@@ -51,7 +52,8 @@ Tensor pool(const Tensor& x, int64_t dim, int64_t scan_code) {
       const Plane plane{length, inner, 1, columns, columns, next};
       kernel(in + at * size, scan, nullptr, Scan::kForward, out + at * size, plane, scratch);
     }
-  });
+  };
+  for_items(items, input.numel(), 2 * kColumns * size, run);
   return output;
 }
 
@@ -80,9 +82,9 @@ Tensor pool_sum(const Tensor& a, int64_t a_scan, const Tensor& b, int64_t b_scan
   const int64_t items = batch * chunks;
   for_items(items, first.numel(), (width + 1) * chunk * size, [&](int64_t item, void* scratch) {
     const int64_t at = start(item), next = item + 1 < items ? start(item + 1) - at : 0;
-    const Plane plane =
-        channels_last ? Plane{height, width * channels, width, channels, std::min(chunk, channels - item % chunks * chunk), next}
-                      : Plane{height, width, width, 1, 1, next};
+    const int64_t some = std::min(chunk, channels - item % chunks * chunk);
+    const Plane plane = channels_last ? Plane{height, width * channels, width, channels, some, next}
+                                      : Plane{height, width, width, 1, 1, next};
     kernel(in_a + at * size, static_cast<Scan>(a_scan), in_b + at * size, static_cast<Scan>(b_scan), out + at * size,
            plane, scratch);
   });

@@ -15,8 +15,8 @@ constexpr int kTile = 32;                   // a warp's tile: 32 rows by 32 step
 constexpr int kWarps = 2;                   // per block of the row kernels: padded double tiles fit into 48 KiB
 constexpr int64_t kMaxBlocks = 65535 * 16;  // further work is reached by striding
 
-// Whether a value met later in the scan takes over from the best so far: an equal one does not; a NaN does, and is never
-// taken over from.
+// Whether a value met later in the scan takes over from the best so far: an equal one does not; a NaN does, and is
+// never taken over from.
 template <typename Wide>
 __device__ __forceinline__ bool takes_over(Wide value, Wide best) {
   return value > best || (value != value && best == best);

@@ -35,7 +35,8 @@ namespace avx2 {
 #undef SCAN_SHUFFLE16
 #ifdef __clang__
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,bmi,bmi2,prefer-vector-width=512"))), apply_to = function)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,bmi,bmi2"))), apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options

@@ -213,8 +213,8 @@ struct Plain {
   }
 };
 
-// Maxima are taken over keys: integers in the order of the floating values (-0 before 0), every NaN the largest, so that
-// NaNs take over for good. from_key is to_key's inverse but for the NaNs, which become one.
+// Maxima are taken over keys: integers in the order of the floating values (-0 before 0), every NaN the largest, so
+// that NaNs take over for good. from_key is to_key's inverse but for the NaNs, which become one.
 template <typename Bits>
 constexpr Bits largest_key = static_cast<Bits>(~(uint64_t(1) << (sizeof(Bits) * 8 - 1)));
 template <typename Bits>
