@@ -14,9 +14,9 @@ quietly = @echo "$(1)"; $(1) > $(VENV)/install.log 2>&1 || { cat $(VENV)/install
 choice := $(shell printf '%s' '$(PYTHON) $(TORCH)' | cksum | cut -d ' ' -f 1)
 ENVIRONMENT := $(VENV)/environment-$(choice)
 BUILD := $(VENV)/build-$(choice)
-SOURCES := setup.py pyproject.toml $(wildcard external/soft_nms/*.c external/*/build.py external/corner_pool/csrc/*)
+SOURCES := setup.py pyproject.toml $(wildcard external/soft_nms/*.c external/*/build.py external/*.h external/*/csrc/*)
 
-.PHONY: demo test build lint clean
+.PHONY: demo test build lint sanitize clean
 
 # Draws the toy data, trains a small CornerNet on it, evaluates it and draws what it found; goes on where it stopped
 demo: build
@@ -31,6 +31,20 @@ test: build
 lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The tests of the compiled code, built anew in a copy under AddressSanitizer and UBSan: any finding ends them. Another
+# interpreter than the one of `make build`: `make -o build sanitize BIN=folder/of/python`
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+sanitize: build
+	rm -rf build/sanitize && mkdir -p build/sanitize
+	cp -r configs db external models nnet sample tests setup.py pyproject.toml README.md LICENSE build/sanitize
+	find build/sanitize -name '*.so' -delete
+	cd build/sanitize && CFLAGS='-O1 $(SANITIZERS)' LDFLAGS='$(SANITIZERS)' $(abspath $(BIN))/python setup.py -q build_ext --inplace
+	ln -sfn $(abspath ../shared) build/shared
+	cd build/sanitize && OMP_NUM_THREADS=2 \
+	    LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	    $(abspath $(BIN))/python -m pytest -q -p no:cacheprovider tests/external
 
 build: $(BUILD)
 

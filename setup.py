@@ -17,6 +17,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
+TARGET = (2, 11)  # the torch whose stable ABI the libraries keep to: the oldest they load in
 DEFAULT_ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0")
 
 
@@ -56,39 +57,51 @@ def architectures(home: str, gpus: list[str]) -> list[str]:
     return [*known[:-1], known[-1] + "+PTX"] if known else []
 
 
-def library_name() -> str:
-    """What external.corner_pool looks for; asked there without importing it, which would warn that it is not built."""
-    import torch
+def torch_extensions() -> list[Extension]:
+    """Libraries of every external/NAME/csrc: `_C` of its C++, and, where CUDA can be compiled, `_CUDA` of its CUDA
+    sources. Empty without torch.
 
-    return "_C_torch_" + re.sub(r"\W", "_", torch.__version__)
-
-
-def corner_pool_extensions() -> list[Extension]:
-    """The corner pooling library, with CUDA if that can be compiled. Empty without torch."""
+    They use torch's stable ABI alone, as of TARGET, and nothing of Python: what one torch builds, any other from TARGET
+    on loads. The CUDA kernels lie apart so that the CPU's load under a torch without CUDA, or of another CUDA.
+    """
     try:
         import torch
     except ImportError:
-        warnings.warn("torch is not installed here: building without corner pooling's compiled part", stacklevel=2)
+        warnings.warn("torch is not installed here: building without the kernels that need it", stacklevel=2)
         return []
     home = cuda_home(torch.version.cuda)
     if home is not None:
         os.environ["CUDA_HOME"] = home  # before cpp_extension is imported: it looks once
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
-    folder = "external/corner_pool/csrc"
-    name = f"external.corner_pool.{library_name()}"
-    headers = [f"{folder}/corner_pool.h", f"{folder}/directional_max.h"]
-    flags = ["-O3"] if os.name != "nt" else ["/O2"]
-    if home is None:
-        return [CppExtension(name, [f"{folder}/corner_pool.cpp"], depends=headers, extra_compile_args={"cxx": flags})]
-    if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+    if home is not None and not os.environ.get("TORCH_CUDA_ARCH_LIST"):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         gpus = sorted({torch.cuda.get_device_capability(i) for i in range(count)})
         os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(
             architectures(home, [f"{major}.{minor}" for major, minor in gpus])
         )
-    sources = [f"{folder}/corner_pool.cpp", f"{folder}/corner_pool_cuda.cu"]
-    return [CUDAExtension(name, sources, depends=headers, extra_compile_args={"cxx": flags, "nvcc": ["-O3"]})]
+    defines = [("TORCH_TARGET_VERSION", f"0x{TARGET[0]:02x}{TARGET[1]:02x}000000000000")]
+    flags = {"cxx": ["-O3"] if os.name != "nt" else ["/O2"]}
+    extensions = []
+    for folder in sorted(Path("external").glob("*/csrc")):
+        headers = sorted(str(path) for path in [*folder.glob("*.h"), *folder.parent.parent.glob("*.h")])
+        for name, kind, sources, macros, arguments in (
+            ("_C", CppExtension, folder.glob("*.cpp"), defines, flags),
+            ("_CUDA", CUDAExtension, folder.glob("*.cu"), [*defines, ("USE_CUDA", None)], {**flags, "nvcc": ["-O3"]}),
+        ):
+            sources = sorted(map(str, sources))
+            if sources and (kind is CppExtension or home is not None):
+                extensions.append(
+                    kind(
+                        f"external.{folder.parent.name}.{name}",
+                        sources,
+                        depends=headers,
+                        define_macros=macros,
+                        extra_compile_args=arguments,
+                        py_limited_api=True,
+                    )
+                )
+    return extensions
 
 
 def build_command() -> type[build_ext]:
@@ -98,7 +111,7 @@ def build_command() -> type[build_ext]:
     except ImportError:
         base = build_ext
     else:
-        base = BuildExtension.with_options(no_python_abi_suffix=True)
+        base = BuildExtension
 
     class BuildWhatCompiles(base):
         def build_extensions(self) -> None:
@@ -110,40 +123,21 @@ def build_command() -> type[build_ext]:
                     if extension.language == "c++"
                     else partial(build_ext.build_extensions, self)
                 )
-                for attempt in (extension, without_cuda(extension)):
-                    if attempt is None:
-                        continue
-                    self.extensions = [attempt]
-                    try:
-                        step()
-                    except Exception as error:
-                        self.warn(f"{attempt.name} does not compile from {', '.join(attempt.sources)}: {error}")
-                        continue
-                    built.append(attempt)
-                    break
-                else:
+                self.extensions = [extension]
+                try:
+                    step()
+                except Exception as error:
+                    self.warn(f"{extension.name} does not compile from {', '.join(extension.sources)}: {error}")
                     self.warn(f"{extension.name} is left out; stock PyTorch or numpy takes its place, slower")
+                    continue
+                built.append(extension)
             self.extensions = built  # so that only these are copied
 
     return BuildWhatCompiles
 
 
-def without_cuda(extension: Extension) -> Extension | None:
-    """The same extension from its C++ sources alone; None if it has no others."""
-    sources = [source for source in extension.sources if not source.endswith(".cu")]
-    if sources == extension.sources:
-        return None
-    from torch.utils.cpp_extension import CppExtension
-
-    flags = {"cxx": extension.extra_compile_args["cxx"]}
-    cpu = CppExtension(extension.name, sources, depends=extension.depends, extra_compile_args=flags)
-    for key, value in vars(extension).items():
-        vars(cpu).setdefault(key, value)  # what setuptools noted on it before building
-    return cpu
-
-
 setup(
-    ext_modules=corner_pool_extensions(),
+    ext_modules=torch_extensions(),
     cffi_modules=["external/soft_nms/build.py:ffi"],
     cmdclass={"build_ext": build_command()},
 )

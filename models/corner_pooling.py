@@ -3,10 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from external.corner_pool import bottom_pool, left_pool, right_pool, top_pool
+from external.corner_pool import pool, pool_sum
 from models.layers import ConvBlock, conv1x1_bn
-
-DIRECTIONS = {"top": top_pool, "left": left_pool, "bottom": bottom_pool, "right": right_pool}
 
 
 class CornerPool(nn.Module):
@@ -18,7 +16,7 @@ class CornerPool(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         first, second = self.directions
-        return DIRECTIONS[first](a) + DIRECTIONS[second](b)
+        return pool_sum(a, first, b, second)
 
     def extra_repr(self) -> str:
         return ", ".join(self.directions)
@@ -38,7 +36,7 @@ class CenterPool(nn.Module):
     """
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return bottom_pool(top_pool(a)) + right_pool(left_pool(b))
+        return pool_sum(a, "column", b, "row")
 
 
 class CascadeBranch(ConvBlock):
@@ -55,7 +53,7 @@ class CascadeBranch(ConvBlock):
         self.join = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.join(super().forward(x) + DIRECTIONS[self.inside](self.look(x)))
+        return self.join(super().forward(x) + pool(self.look(x), self.inside))
 
 
 class PredictionModule(nn.Module):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from external.focal_loss import focal_loss
 from models.cornernet import Predictions
 
 EPS = 1e-4  # the released code's: clamp of the scores, and what is added to the counts of objects
@@ -47,21 +48,8 @@ class LossTerms(NamedTuple):
     offset: Tensor
 
 
-def focal_loss(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
-    """Equation 1 on one batch of heatmaps, both (B, classes, h, w): a scalar.
-
-    Divided by the number of positives in the batch; with no positive it is the negative term alone, undivided. Scores
-    are clamped to [1e-4, 1 - 1e-4], so that a logit beyond them has no gradient, as in the released code.
-    """
-    score = logits.sigmoid().clamp(EPS, 1 - EPS)
-    positive = target == 1
-    gain = (1 - score).pow(alpha) * score.log()
-    penalty = (1 - target).pow(beta) * score.pow(alpha) * (1 - score).log()  # 0 at the positives
-    return -torch.where(positive, gain, penalty).sum() / positive.sum().clamp(min=1)
-
-
 def embedding_loss(
-    top_left: Tensor, bottom_right: Tensor, image_index: Tensor, batch: int, margin: float = 1.0
+    top_left: Tensor, bottom_right: Tensor, image_index: Tensor, margin: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Pull and push (equations 4 and 5), summed over the images of the batch.
 
@@ -70,14 +58,16 @@ def embedding_loss(
     an image with one object that is a constant of about 1.
     """
     mean = (top_left + bottom_right) / 2
-    # Counts are float32 also for float64 maps, as released.
-    count = torch.bincount(image_index, minlength=batch).float()[image_index]  # (N,) objects in the image of each
+    together = image_index[:, None] == image_index[None, :]  # (N, N) in one image
+    # Objects in the image of each, (N,). Float32 also for float64 maps, as released; not by bincount, for whose result
+    # the host would wait.
+    count = together.sum(1, dtype=torch.float32)
     pull = (((top_left - mean) ** 2 + (bottom_right - mean) ** 2) / (count + EPS)).sum()
 
     distance = (mean[:, None] - mean[None, :]).abs()  # (N, N)
     pair = F.relu(margin - distance) - 1 / (count + EPS)[:, None]
     pair = pair / ((count - 1) * count + EPS)[:, None]
-    push = torch.where(image_index[:, None] == image_index[None, :], pair, 0).sum()
+    push = torch.where(together, pair, 0).sum()
     return pull, push
 
 
@@ -89,7 +79,7 @@ def at_cells(maps: Tensor, image_index: Tensor, cells: Tensor) -> Tensor:
 def stack_loss(
     maps: Predictions, targets: Mapping[str, KeypointTarget], image_index: Tensor, weights: LossWeights
 ) -> LossTerms:
-    """Equation 8 for the predictions of one stack, in float32 at least.
+    """Equation 8 for the predictions of one stack, in float32 at least; nothing the host would wait for.
 
     Every kind of keypoint adds its heatmap and its offset; the two corners, which have embeddings, are grouped.
     image_index: (N,) the image of each object, in the order of the targets' cells. Raises ValueError where the targets
@@ -101,14 +91,14 @@ def stack_loss(
     objects = torch.tensor(len(image_index), dtype=torch.float32) + EPS
     for name, target in targets.items():
         wide = torch.promote_types(maps[name].heatmap.dtype, torch.float32)
-        logits, embedding, offsets = (m if m is None else m.to(wide) for m in maps[name])
-        focal.append(focal_loss(logits, target.heatmap, weights.focal_alpha, weights.focal_beta))
+        embedding, offsets = (m if m is None else m.to(wide) for m in maps[name][1:])
+        focal.append(focal_loss(maps[name].heatmap, target.heatmap, weights.focal_alpha, weights.focal_beta, EPS))
         predicted = at_cells(offsets, image_index, target.cells)  # (N, 2)
         offset.append(F.smooth_l1_loss(predicted, target.offsets.to(wide), reduction="sum") / objects)
         if embedding is not None:
             embeddings[name] = at_cells(embedding, image_index, target.cells)[:, 0]  # (N,)
     focal, offset = sum(focal), sum(offset)
-    pull, push = embedding_loss(**embeddings, image_index=image_index, batch=len(logits), margin=weights.margin)
+    pull, push = embedding_loss(**embeddings, image_index=image_index, margin=weights.margin)
     total = focal + weights.pull * pull + weights.push * push + weights.offset * offset
     return LossTerms(total, focal, pull, push, offset)
 

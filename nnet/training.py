@@ -52,7 +52,8 @@ class Objective(NamedTuple):
         size = tuple(images.shape[-2:])
         boxes = batch.boxes, batch.labels, batch.image_index
         shape = len(images), self.classes, size, feature_size(size)
-        targets = box_targets(self.keypoints, *boxes, *shape, self.penalty)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        targets = box_targets(self.keypoints, *boxes, *shape, self.penalty, layout)
         with self.autocast():
             outputs = network(images, every_stack=True)
         stacks = [stack_loss(maps, targets, batch.image_index, self.weights) for maps in outputs]

@@ -68,21 +68,23 @@ def gaussian_radius(height: ArrayLike, width: ArrayLike, overlap: float, rule: s
 
 
 def draw_gaussians(
-    num_maps: int, size: Size, maps: Tensor, cells: Tensor, spread: Spread, divisor: float = DIVISOR
+    heatmap: Tensor, image_index: Tensor, labels: Tensor, cells: Tensor, spread: Spread, divisor: float = DIVISOR
 ) -> Tensor:
-    """Draw N Gaussians into maps of zeros, where they overlap the greater (section 3.2).
+    """Draw N Gaussians into a batch of heatmaps, where they overlap the greater (section 3.2).
 
     Args:
-        num_maps, size: how many maps, and their height and width.
-        maps: (N,) int64, the map of each object.
+        heatmap: (B, C, h, w) float32, dense in any memory format, to draw into.
+        image_index, labels: (N,) int64, image and class of each object.
         cells: (N, 2) int64, x and y of the cell in which its Gaussian is 1; inside the map.
         spread: their radii; the standard deviation is (2 radius + 1) / divisor.
 
-    Returns float32 (num_maps, height, width). (The released code also zeroes values below the machine's epsilon; within
-    the window none comes near it.)
+    Returns the heatmap. (The released code also zeroes values below the machine's epsilon; within the window none comes
+    near it.)
     """
-    height, width = size
-    heatmap = torch.zeros(num_maps * height * width, device=cells.device)
+    height, width = heatmap.shape[2:]
+    of_image, of_class, of_row, of_column = heatmap.stride()
+    flat = heatmap.as_strided((heatmap.numel(),), (1,))
+    start = image_index * of_image + labels * of_class  # (N,)
     steps = torch.arange(-spread.limit, spread.limit + 1, device=cells.device)  # (D,)
     sigma = (2 * spread.radius + 1) / divisor
     for first in range(0, len(cells), OBJECTS_AT_ONCE):
@@ -93,10 +95,10 @@ def draw_gaussians(
         in_x = gaussian * (near & (x >= 0) & (x < width))
         in_y = gaussian * (near & (y >= 0) & (y < height))
         values = (in_y[:, :, None] * in_x[:, None, :]).float()  # (n, D, D): zero outside the window and the map
-        rows = maps[part, None] * height + y.clamp(0, height - 1)
-        index = (rows * width)[:, :, None] + x.clamp(0, width - 1)[:, None, :]
-        heatmap.scatter_reduce_(0, index.flatten(), values.flatten(), "amax")
-    return heatmap.view(num_maps, height, width)
+        rows = start[part, None] + y.clamp(0, height - 1) * of_row
+        index = rows[:, :, None] + (x.clamp(0, width - 1) * of_column)[:, None, :]
+        flat.scatter_reduce_(0, index.flatten(), values.flatten(), "amax")
+    return heatmap
 
 
 def penalty_spread(boxes: Tensor, input_size: Size, output_size: Size, penalty: Penalty) -> Spread:
@@ -139,13 +141,16 @@ def box_targets(
     input_size: Size,
     output_size: Size,
     penalty: Penalty,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> dict[str, KeypointTargets]:
-    """Targets of each of the `keypoints` (names in POINTS) of a batch, on the device of its boxes.
+    """Targets of each of the `keypoints` (names in POINTS) of a batch, on the device of its boxes; the host waits for
+    nothing.
 
     Args:
         boxes: (N, 4) float64, x1, y1, x2, y2 in input pixels, of all images together.
         labels, image_index: (N,) int64, class and image of each box.
         batch, classes: how many images and classes there are.
+        memory_format: of the heatmaps; best that of the network's, with which the loss compares them.
     """
     (in_h, in_w), (height, width) = input_size, output_size
     spread = penalty_spread(boxes, input_size, output_size, penalty)
@@ -156,7 +161,7 @@ def box_targets(
         x, y = (exact[:, axis].long().clamp(0, limit - 1) for axis, limit in ((0, width), (1, height)))
         cells = torch.stack([x, y], 1)
         divisor = penalty.center_divisor if name == "center" else DIVISOR
-        heatmap = draw_gaussians(batch * classes, output_size, image_index * classes + labels, cells, spread, divisor)
-        heatmap = heatmap.view(batch, classes, height, width)
+        heatmap = torch.empty((batch, classes, height, width), device=boxes.device, memory_format=memory_format).zero_()
+        draw_gaussians(heatmap, image_index, labels, cells, spread, divisor)
         targets[name] = KeypointTargets(heatmap, y * width + x, exact - cells)
     return targets

@@ -1,175 +1,216 @@
-"""Corner pooling's directional maxima (CornerNet, section 3.3, equations 1 and 2): `top_pool`, `bottom_pool`,
-`left_pool`, `right_pool`.
+"""Corner pooling (CornerNet, section 3.3, equations 1 and 2) and center pooling (CenterNet, section 3.3).
 
-Each takes (B, C, H, W) in float32, float64, float16 or bfloat16 and returns the same shape, dtype and memory format
-(strides that are neither contiguous nor channels_last become contiguous). A NaN, once met by the scan, stays. The
-gradient of a maximum goes to the element that reached it first in scan direction: of equal values, and of NaNs, the
-first met has it all. Deterministic, differentiable twice.
+`top_pool`, `bottom_pool`, `left_pool`, `right_pool` are the directional maxima; `pool_sum` is the sum of two, of two
+maps, in one pass over memory: what a prediction module needs. In it, directions can also be "column" and "row": the
+maximum of the whole line, which is two opposite directional pools in series.
 
-Raises ValueError for another rank, TypeError for another dtype.
+Each takes maps (B, C, H, W) in float32, float64, float16 or bfloat16 and returns the same shape, dtype and memory
+format (strides that are neither contiguous nor channels_last become contiguous). A NaN, once met by the scan, stays.
+The gradient of a maximum goes to the element that reached it first in scan direction: of equal values, and of NaNs, the
+first met has it all; of a whole line, the last (as in bottom_pool(top_pool(x)), right_pool(left_pool(x))). Gradients
+are added up in scan order, in float32 for the 16-bit types: deterministic. Differentiable twice. For the backward pass
+the maps are kept, nothing else: it scans again.
 
-The work is done by the compiled operators `corner_pool::directional_max` and `directional_max_backward`. Where they are
+Raises ValueError for another rank, direction or two different shapes, TypeError for another dtype.
+
+The work is done by the compiled kernels of the operators corner_pool::pool, pool_sum and pool_backward. Where they are
 not built, or not for the tensor's device, stock PyTorch does it: same values and gradients, slower, with one warning.
 """
 
-import re
-import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-REBUILD = "build it with `pip install --no-build-isolation -e .` in the repository's root"
+from external.native import load_kernels
+
+FORWARD, REVERSE, WHOLE = range(3)  # the scans; as in csrc/scan.h
 
 
-def library_name() -> str:
-    """Name of the compiled library, without suffix. It tells the torch it was built for: the ABI differs between
-    versions.
-    """
-    return "_C_torch_" + re.sub(r"\W", "_", torch.__version__)
+class Direction(NamedTuple):
+    """The dimension a map is scanned over, and how."""
+
+    dim: int
+    scan: int
 
 
-def _load() -> str | None:
-    """Load the compiled operators; what is wrong if that fails, else None."""
-    folder = Path(__file__).parent
-    path = next((p for p in folder.glob(library_name() + ".*") if p.suffix in (".so", ".pyd")), None)
-    if path is None:
-        others = sorted(p.name for p in folder.glob("_C_torch_*") if p.suffix in (".so", ".pyd"))
-        built = f"it is built for another torch ({', '.join(others)})" if others else "it is not built"
-        return f"{built}, this torch is {torch.__version__}"
-    try:
-        torch.ops.load_library(path)
-    except OSError as error:
-        return f"{path.name} does not load ({error})"
-    return None
-
-
-def _check(x: Tensor, dim: int) -> None:
-    if x.dim() != 4:
-        raise ValueError(f"corner pooling expects a 4-D tensor (B, C, H, W), got {x.dim()}-D of shape {list(x.shape)}")
-    if dim not in (2, 3):
-        raise ValueError(f"corner pooling scans dim 2 (height) or 3 (width), got dim {dim}")
-    if x.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-        raise TypeError(f"corner pooling expects float32, float64, float16 or bfloat16, got {x.dtype}")
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    """Memory format of the output; the compiled operators decide alike."""
-    channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
-@torch.no_grad()
-def _winners(x: Tensor, dim: int) -> Tensor:
-    """Index along dim of the element that holds the maximum at each step of a forward scan, int64, shape of x."""
-    # torch.cummax's own indices are of no use: they name the last of equal values
-    best = x.cummax(dim).values
-    before, here = (
-        best.narrow(dim, 0, max(x.shape[dim] - 1, 0)),
-        x.narrow(dim, min(1, x.shape[dim]), max(x.shape[dim] - 1, 0)),
-    )
-    takes_over = (here > before) | (here.isnan() & ~before.isnan())
-    steps = torch.arange(1, x.shape[dim], device=x.device).view([-1 if d == dim else 1 for d in range(4)])
-    first = torch.zeros_like(x.narrow(dim, 0, min(1, x.shape[dim])), dtype=torch.int64)
-    return torch.cat([first, steps * takes_over], dim).cummax(dim).values
-
-
-def _stock_directional_max(x: Tensor, dim: int, reverse: bool) -> Tensor:
-    """corner_pool::directional_max in stock PyTorch."""
-    _check(x, dim)
-    if x.numel() == 0:
-        return x.clone(memory_format=_layout(x))
-    scanned = x.flip(dim) if reverse else x
-    wide = scanned.float() if x.dtype in (torch.float16, torch.bfloat16) else scanned  # sums gradients in float32
-    y = wide.gather(dim, _winners(scanned, dim)).to(x.dtype)
-    return (y.flip(dim) if reverse else y).contiguous(memory_format=_layout(x))
-
-
-def _register() -> None:
-    """Fake kernels (for torch.compile) and gradients of the compiled operators."""
-    name, backward_name = "corner_pool::directional_max", "corner_pool::directional_max_backward"
-
-    @torch.library.register_fake(name)
-    def fake(x: Tensor, dim: int, reverse: bool) -> Tensor:
-        _check(x, dim)
-        return torch.empty_like(x, memory_format=_layout(x))
-
-    @torch.library.register_fake(backward_name)
-    def fake_backward(grad: Tensor, x: Tensor, dim: int, reverse: bool) -> Tensor:
-        _check(x, dim)
-        return torch.empty_like(x, memory_format=_layout(x))
-
-    def setup(ctx, inputs, output) -> None:
-        # the input is kept, not the winners (twice to four times as large): the backward pass scans again
-        *_, x, ctx.dim, ctx.reverse = inputs
-        ctx.save_for_backward(x)
-
-    def backward(ctx, grad: Tensor):
-        (x,) = ctx.saved_tensors
-        return torch.ops.corner_pool.directional_max_backward(grad, x, ctx.dim, ctx.reverse), None, None
-
-    def double_backward(ctx, grad: Tensor):
-        # the first gradient is a sum of upstream ones, so linear in them
-        (x,) = ctx.saved_tensors
-        if not ctx.reverse:
-            return grad.gather(ctx.dim, _winners(x, ctx.dim)), None, None, None
-        return grad.flip(ctx.dim).gather(ctx.dim, _winners(x.flip(ctx.dim), ctx.dim)).flip(ctx.dim), None, None, None
-
-    torch.library.register_autograd(name, backward, setup_context=setup)
-    torch.library.register_autograd(backward_name, double_backward, setup_context=setup)
-
-
-def _compiled_devices() -> tuple[str, ...]:
-    """Device types the compiled operators run on; registers their gradients. Warns if that leaves work to stock
-    PyTorch.
-    """
-    problem = _load()
-    devices: tuple[str, ...] = ()
-    if problem is None:
-        _register()
-        has_cuda = torch._C._dispatch_has_kernel_for_dispatch_key("corner_pool::directional_max", "CUDA")
-        devices = ("cpu", "cuda") if has_cuda else ("cpu",)
-        if not has_cuda and torch.cuda.is_available():
-            problem = "it was built without CUDA (nvcc of torch's CUDA version was not found, or failed)"
-    if problem is not None:
-        warnings.warn(
-            f"corner pooling runs on stock PyTorch, slower: {problem}; {REBUILD}", RuntimeWarning, stacklevel=3
-        )
-    return devices
-
-
-_DEVICES = _compiled_devices()
-
-
-def _directional_max(x: Tensor, dim: int, reverse: bool) -> Tensor:
-    if x.device.type in _DEVICES:
-        return torch.ops.corner_pool.directional_max(x, dim, reverse)
-    return _stock_directional_max(x, dim, reverse)
+DIRECTIONS = {
+    "top": Direction(2, REVERSE),
+    "bottom": Direction(2, FORWARD),
+    "left": Direction(3, REVERSE),
+    "right": Direction(3, FORWARD),
+    "column": Direction(2, WHOLE),
+    "row": Direction(3, WHOLE),
+}
 
 
 def top_pool(x: Tensor) -> Tensor:
     """y[i] = max(x[i], y[i + 1]) along the height: what each cell sees looking down from a top border. (B, C, H, W) ->
     same.
     """
-    return _directional_max(x, 2, True)
+    return pool(x, "top")
 
 
 def bottom_pool(x: Tensor) -> Tensor:
     """y[i] = max(x[i], y[i - 1]) along the height: what each cell sees looking up from a bottom border. (B, C, H, W) ->
     same.
     """
-    return _directional_max(x, 2, False)
+    return pool(x, "bottom")
 
 
 def left_pool(x: Tensor) -> Tensor:
     """y[j] = max(x[j], y[j + 1]) along the width: what each cell sees looking right from a left border. (B, C, H, W) ->
     same.
     """
-    return _directional_max(x, 3, True)
+    return pool(x, "left")
 
 
 def right_pool(x: Tensor) -> Tensor:
     """y[j] = max(x[j], y[j - 1]) along the width: what each cell sees looking left from a right border. (B, C, H, W) ->
     same.
     """
-    return _directional_max(x, 3, False)
+    return pool(x, "right")
+
+
+def pool(x: Tensor, direction: str) -> Tensor:
+    """The directional maximum by name, one of DIRECTIONS. (B, C, H, W) -> same."""
+    _check(x)
+    return torch.ops.corner_pool.pool(x, *_direction(direction))
+
+
+def pool_sum(a: Tensor, a_direction: str, b: Tensor, b_direction: str) -> Tensor:
+    """pool(a, a_direction) + pool(b, b_direction), without the two maps in between where one of the directions is over
+    the height and one over the width. Two (B, C, H, W) of one shape, dtype and device -> same, in the memory format of
+    the map that is scanned over the height.
+    """
+    _check(a)
+    _check(b)
+    if a.shape != b.shape:
+        raise ValueError(f"pool_sum expects maps of one shape, got {list(a.shape)} and {list(b.shape)}")
+    if a.dtype != b.dtype:
+        raise TypeError(f"pool_sum expects maps of one dtype, got {a.dtype} and {b.dtype}")
+    first, second = _direction(a_direction), _direction(b_direction)
+    if first.dim == second.dim:
+        return pool(a, a_direction) + pool(b, b_direction)
+    if first.dim == 3:
+        a, first, b, second = b, second, a, first
+    return torch.ops.corner_pool.pool_sum(a, first.scan, b, second.scan)
+
+
+def _direction(name: str) -> Direction:
+    if name not in DIRECTIONS:
+        raise ValueError(f"unknown direction {name!r}, expected one of {', '.join(DIRECTIONS)}")
+    return DIRECTIONS[name]
+
+
+def _check(x: Tensor) -> None:
+    if x.dim() != 4:
+        raise ValueError(f"corner pooling expects a 4-D tensor (B, C, H, W), got {x.dim()}-D of shape {list(x.shape)}")
+    if x.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        raise TypeError(f"corner pooling expects float32, float64, float16 or bfloat16, got {x.dtype}")
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    """The output for a map, not filled; the compiled kernels choose its memory format alike."""
+    channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.empty_like(x, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def _winners(x: Tensor, dim: int, scan: int) -> Tensor:
+    """Index along dim of the element whose value each output has, int64, shape of x (no empty lines)."""
+    if scan != FORWARD:
+        winners = x.shape[dim] - 1 - _winners(x.flip(dim), dim, FORWARD).flip(dim)
+        return winners if scan == REVERSE else winners.narrow(dim, 0, 1).expand_as(x)
+    # torch.cummax's own indices are of no use: they name the last of equal values
+    best = x.cummax(dim).values
+    before, here = best.narrow(dim, 0, x.shape[dim] - 1), x.narrow(dim, 1, x.shape[dim] - 1)
+    takes_over = (here > before) | (here.isnan() & ~before.isnan())
+    steps = torch.arange(1, x.shape[dim], device=x.device).view([-1 if d == dim else 1 for d in range(4)])
+    first = torch.zeros_like(x.narrow(dim, 0, 1), dtype=torch.int64)
+    return torch.cat([first, steps * takes_over], dim).cummax(dim).values
+
+
+# The operators in stock PyTorch.
+
+
+def _stock_pool(x: Tensor, dim: int, scan: int) -> Tensor:
+    y = _empty_like(x)
+    return y if x.numel() == 0 else y.copy_(x.gather(dim, _winners(x, dim, scan)))
+
+
+def _stock_pool_sum(a: Tensor, a_scan: int, b: Tensor, b_scan: int) -> Tensor:
+    return _stock_pool(a, 2, a_scan).add_(_stock_pool(b, 3, b_scan))
+
+
+def _stock_pool_backward(grad: Tensor, x: Tensor, dim: int, scan: int) -> Tensor:
+    grad_x = _empty_like(x)
+    if x.numel() == 0:
+        return grad_x
+    winners = _winners(x, dim, scan)
+    if scan == REVERSE:  # so that gradients are added up in scan order
+        winners, grad = winners.flip(dim), grad.flip(dim)
+    wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    return grad_x.copy_(torch.zeros_like(x, dtype=wide).scatter_add_(dim, winners, grad.to(wide)))
+
+
+def _pool_double_backward(ctx, grad: Tensor):
+    # the first gradient is a sum of upstream ones, so linear in them
+    (x,) = ctx.saved_tensors
+    grad_grad = grad if x.numel() == 0 else grad.gather(ctx.dim, _winners(x, ctx.dim, ctx.scan))
+    return grad_grad, None, None, None
+
+
+def _register() -> tuple[str, ...]:
+    """Define the operators, with fake kernels (for torch.compile) and gradients; the devices with compiled kernels."""
+    ops = torch.ops.corner_pool
+
+    def setup_pool(ctx, inputs, output) -> None:
+        *_, x, ctx.dim, ctx.scan = inputs
+        ctx.save_for_backward(x)
+
+    def pool_gradient(ctx, grad: Tensor):
+        return ops.pool_backward(grad, *ctx.saved_tensors, ctx.dim, ctx.scan), None, None
+
+    def setup_pool_sum(ctx, inputs, output) -> None:
+        a, ctx.a_scan, b, ctx.b_scan = inputs
+        ctx.save_for_backward(a, b)
+
+    def pool_sum_gradient(ctx, grad: Tensor):
+        a, b = ctx.saved_tensors
+        needs_a, _, needs_b, _ = ctx.needs_input_grad
+        return (
+            ops.pool_backward(grad, a, 2, ctx.a_scan) if needs_a else None,
+            None,
+            ops.pool_backward(grad, b, 3, ctx.b_scan) if needs_b else None,
+            None,
+        )
+
+    operators = {
+        "pool(Tensor x, int dim, int scan)": (
+            _stock_pool,
+            lambda x, dim, scan: _empty_like(x),
+            (setup_pool, pool_gradient),
+        ),
+        "pool_sum(Tensor a, int a_scan, Tensor b, int b_scan)": (
+            _stock_pool_sum,
+            lambda a, a_scan, b, b_scan: _empty_like(a),
+            (setup_pool_sum, pool_sum_gradient),
+        ),
+        "pool_backward(Tensor grad, Tensor x, int dim, int scan)": (
+            _stock_pool_backward,
+            lambda grad, x, dim, scan: _empty_like(x),
+            (setup_pool, _pool_double_backward),
+        ),
+    }
+    for schema, (stock, fake, (setup, gradient)) in operators.items():
+        name, arguments = schema.split("(")
+        name = f"corner_pool::{name}"
+        torch.library.define(name, f"({arguments} -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+        torch.library.impl(name, "default", stock)  # where a device has no kernel of its own
+        torch.library.register_fake(name, fake)
+        torch.library.register_autograd(name, gradient, setup_context=setup)
+    return load_kernels(Path(__file__).parent, "corner pooling")
+
+
+_DEVICES = _register()

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.cornernet import KeypointMaps
 from models.losses import LossWeights, detection_loss, embedding_loss, focal_loss
@@ -61,13 +62,16 @@ def test_pull_and_push(counts):
     torch.manual_seed(sum(counts))
     image_index = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     tl, br = torch.randn(2, len(image_index), dtype=torch.float64)
-    found = embedding_loss(tl, br, image_index, len(counts))
+    found = embedding_loss(tl, br, image_index)
     expected = reference_embedding(tl.tolist(), br.tolist(), image_index.tolist(), len(counts))
     assert [v.item() for v in found] == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-def maps(batch, classes, h, w, dtype=torch.float64):
-    return KeypointMaps(*(torch.randn(batch, c, h, w, dtype=dtype, requires_grad=True) for c in (classes, 1, 2)))
+def maps(batch, classes, h, w, dtype=torch.float64, device="cpu"):
+    channels = (classes, 1, 2)
+    return KeypointMaps(
+        *(torch.randn(batch, c, h, w, dtype=dtype, device=device, requires_grad=True) for c in channels)
+    )
 
 
 def targets(batch, classes, h, w, cells):
@@ -106,3 +110,58 @@ def test_any_number_of_objects(count):
     terms.total.backward()
     assert all(v.isfinite() for v in terms)
     assert outputs[0]["top_left"].heatmap.grad.isfinite().all()
+
+
+def objective(device):
+    """The loss of two stacks with 7 objects, after its backward pass."""
+    index = torch.zeros(7, dtype=torch.int64, device=device)
+    aims = {
+        name: KeypointTargets(
+            torch.zeros(2, 3, 8, 8, device=device), index, torch.zeros(7, 2, dtype=torch.float64, device=device)
+        )
+        for name in ("top_left", "bottom_right")
+    }
+    outputs = [{name: maps(2, 3, 8, 8, torch.float32, device) for name in aims} for _ in range(2)]
+    terms = detection_loss(outputs, aims, index)
+    terms.total.backward()
+    return terms
+
+
+def test_no_size_or_choice_depends_on_values():
+    """Whatever would have the host wait for the device fails on tensors without values."""
+    with FakeTensorMode():
+        assert all(term.shape == () for term in objective("cpu"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_host_does_not_wait_for_the_loss():
+    objective("cuda")  # loads libraries
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        terms = objective("cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    assert all(term.isfinite() for term in terms)
+
+
+def test_16_bit_heatmaps_are_read_as_they_are():
+    """As under autocast: the loss is that of the same numbers in float32, the gradient has the logits' dtype."""
+    torch.manual_seed(0)
+    heatmap = torch.randn(2, 3, 4, 5).bfloat16()
+    losses = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        torch.manual_seed(1)
+        outputs = {}
+        for name in ("top_left", "bottom_right"):
+            outputs[name] = KeypointMaps(
+                heatmap.to(dtype).clone().requires_grad_(), *maps(2, 3, 4, 5, torch.float32)[1:]
+            )
+        aims = {name: targets(2, 3, 4, 5, [0, 7, 19]) for name in outputs}
+        aims = {name: aim._replace(heatmap=aim.heatmap.float()) for name, aim in aims.items()}
+        losses[dtype] = detection_loss([outputs], aims, torch.tensor([0, 1, 1]))
+        losses[dtype].total.backward()
+        assert outputs["top_left"].heatmap.grad.dtype == dtype
+    for narrow, wide in zip(*losses.values(), strict=True):
+        assert narrow.dtype == torch.float32
+        torch.testing.assert_close(narrow, wide)

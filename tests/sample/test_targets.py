@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from db import load_index
 from sample.augment import apply_fit, read_image
@@ -40,9 +41,10 @@ def test_golden_gaussians(goldens, name, key, divisor):
     x_y_radius = torch.tensor(drawn)
     radius = x_y_radius[:, 2]
     spread = Spread(radius, radius.double(), int(radius.max()))
-    maps = torch.zeros(len(drawn), dtype=torch.int64)
-    result = draw_gaussians(1, tuple(expected.shape), maps, x_y_radius[:, :2], spread, divisor)
-    assert torch.equal(result[0], expected)
+    zeros = torch.zeros(len(drawn), dtype=torch.int64)
+    heatmap = torch.zeros(1, 1, *expected.shape)
+    assert draw_gaussians(heatmap, zeros, zeros, x_y_radius[:, :2], spread, divisor) is heatmap
+    assert torch.equal(heatmap[0, 0], expected)
 
 
 def check_keypoint(expected, prefix, classes, result):
@@ -196,3 +198,50 @@ def test_no_radius_is_above_the_limit(rule, overlap):
     boxes[0] = torch.tensor([0, 0, 199, 299])
     spread = penalty_spread(boxes, (300, 200), (75, 50), Penalty("object", overlap, rule=rule))
     assert spread.cut.max() <= spread.limit
+
+
+PENALTIES = (Penalty(), Penalty("fixed"), Penalty("none"), Penalty(overlap=0.7, rule="centernet"))
+KEYPOINTS = [*CORNERS, "center"]
+
+
+def test_heatmaps_in_channels_last():
+    objects = random_objects(60, 3, 4, (95, 191))
+    sizes = 3, 4, (95, 191), (24, 48), Penalty()
+    rows = box_targets(KEYPOINTS, *objects, *sizes)
+    columns = box_targets(KEYPOINTS, *objects, *sizes, torch.channels_last)
+    for name, target in rows.items():
+        assert target.heatmap.is_contiguous()
+        assert columns[name].heatmap.is_contiguous(memory_format=torch.channels_last)
+        assert all(torch.equal(*pair) for pair in zip(target, columns[name], strict=True))
+
+
+def test_no_size_or_choice_depends_on_the_boxes():
+    """Whatever would have the host wait for the device fails on tensors without values."""
+    sizes = 2, 3, (64, 64), (16, 16)
+    for penalty in PENALTIES:
+        box_targets(KEYPOINTS, *random_objects(1, 2, 3, (64, 64)), *sizes, penalty)  # makes the table of radii
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            boxes, index = torch.empty(7, 4, dtype=torch.float64), torch.empty(7, dtype=torch.int64)
+            targets = box_targets(KEYPOINTS, boxes, index, index, *sizes, penalty)
+        assert all(target.heatmap.shape == (2, 3, 16, 16) and len(target.cells) == 7 for target in targets.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+def test_on_cuda_as_on_the_cpu_without_waiting(layout):
+    objects = random_objects(OBJECTS_AT_ONCE + 60, 3, 4, (95, 191))
+    there = [part.cuda() for part in objects]
+    for penalty in PENALTIES:
+        sizes = 3, 4, (95, 191), (24, 48), penalty, layout
+        box_targets(KEYPOINTS, *there, *sizes)  # makes the table of radii
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            found = box_targets(KEYPOINTS, *there, *sizes)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+        for name, expected in box_targets(KEYPOINTS, *objects, *sizes).items():
+            # the device's exponential may differ in the last place; the heatmap is rounded to float32
+            torch.testing.assert_close(found[name].heatmap.cpu(), expected.heatmap, rtol=2e-7, atol=0)
+            assert torch.equal(found[name].cells.cpu(), expected.cells)
+            assert torch.equal(found[name].offsets.cpu(), expected.offsets)

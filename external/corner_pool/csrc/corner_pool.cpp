@@ -1,74 +1,128 @@
-// Schema of the directional maximum and its CPU kernels. Autograd and fake kernels are registered in ../__init__.py.
-#include <ATen/Dispatch.h>
-#include <ATen/OpMathType.h>
-#include <ATen/Parallel.h>
-#include <torch/library.h>
+// The operators on the CPU. Schemas, gradients and fake kernels are registered in ../__init__.py.
+#include <algorithm>
+#include <memory>
 
 #include "corner_pool.h"
-#include "directional_max.h"
 
 namespace corner_pool {
 namespace {
 
-// Elements below which one thread does it all: about 10 us of work.
-constexpr int64_t kElementsPerThread = 16384;
+constexpr int64_t kElementsPerThread = 16384;  // below, one thread does it all: about 10 us of work
+constexpr int64_t kColumns = 2048;             // lines side by side in one work item: whole pages, state within L1
+constexpr int64_t kScratch = 192 * 1024;       // bytes of a gradient's scratch: within L2
 
-int64_t grain_size(const at::Tensor& x, int64_t items) {
-  return std::max<int64_t>(1, kElementsPerThread * items / std::max<int64_t>(1, x.numel()));
+// f(item, scratch) for each of the items, on all threads.
+template <typename F>
+void for_items(int64_t items, int64_t elements, int64_t scratch_bytes, const F& f) {
+  const int64_t grain = std::max<int64_t>(1, kElementsPerThread * items / std::max<int64_t>(1, elements));
+  torch::stable::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<double[]> scratch(new double[scratch_bytes / sizeof(double) + 1]);
+    for (int64_t item = begin; item < end; ++item) f(item, scratch.get());
+  });
 }
 
-at::Tensor directional_max(const at::Tensor& x, int64_t dim, bool reverse) {
-  check_input(x, dim);
+int64_t pieces(int64_t size, int64_t piece) { return (size + piece - 1) / piece; }
+
+Tensor pool(const Tensor& x, int64_t dim, int64_t scan_code) {
+  check(x, dim, scan_code);
+  const Scan scan = static_cast<Scan>(scan_code);
+  const auto kernel = kernels_for(format_of(x)).pool;
   const auto layout = layout_of(x);
-  const auto input = x.contiguous(layout);
-  auto output = at::empty_like(input, layout);
+  const Tensor input = torch::stable::contiguous(x, layout);
+  Tensor output = native::empty_like(input, layout);
   if (input.numel() == 0) return output;
-  const Scan scan = scan_of(input, dim, layout);
-  const int64_t items = work_items(scan.outer, scan.inner);
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, input.scalar_type(), "directional_max", [&] {
-    const auto* in = input.const_data_ptr<scalar_t>();
-    auto* out = output.mutable_data_ptr<scalar_t>();
-    at::parallel_for(0, items, grain_size(input, items), [&](int64_t begin, int64_t end) {
-      directional_max_cpu<scalar_t, at::opmath_type<scalar_t>>(
-          in, out, scan.outer, scan.length, scan.inner, reverse, begin, end);
-    });
+  const auto [outer, length, inner] = lines_of(input, dim, layout);
+  const int64_t size = input.element_size();
+  const auto in = static_cast<const char*>(input.const_data_ptr());
+  const auto out = static_cast<char*>(output.mutable_data_ptr());
+  // Rows are planes of their own that lie one behind the other, columns are planes of one column of pixels.
+  const int64_t rows = std::max<int64_t>(1, kElementsPerThread / length);
+  const int64_t chunks = inner == 1 ? 1 : pieces(inner, kColumns);
+  const int64_t items = inner == 1 ? pieces(outer, rows) : outer * chunks;
+  const auto start = [&, length = length, inner = inner](int64_t item) {
+    return inner == 1 ? item * rows * length : item / chunks * length * inner + item % chunks * kColumns;
+  };
+  const auto run = [&, outer = outer, length = length, inner = inner](int64_t item, void* scratch) {
+    const int64_t at = start(item), next = item + 1 < items ? start(item + 1) - at : 0;
+    if (inner == 1) {
+      const Plane plane{std::min(rows, outer - item * rows), length, length, 1, 1, next};
+      kernel(nullptr, Scan::kForward, in + at * size, scan, out + at * size, plane, scratch);
+    } else {
+      const int64_t columns = std::min(kColumns, inner - item % chunks * kColumns);
+      const Plane plane{length, inner, 1, columns, columns, next};
+      kernel(in + at * size, scan, nullptr, Scan::kForward, out + at * size, plane, scratch);
+    }
+  };
+  for_items(items, input.numel(), 2 * kColumns * size, run);
+  return output;
+}
+
+Tensor pool_sum(const Tensor& a, int64_t a_scan, const Tensor& b, int64_t b_scan) {
+  check(a, 2, a_scan);
+  check(b, 3, b_scan);
+  check_same(a, b, "two maps");
+  const auto kernel = kernels_for(format_of(a)).pool;
+  const auto layout = layout_of(a);
+  const Tensor first = torch::stable::contiguous(a, layout), second = torch::stable::contiguous(b, layout);
+  Tensor output = native::empty_like(first, layout);
+  if (first.numel() == 0) return output;
+  const int64_t batch = a.size(0), channels = a.size(1), height = a.size(2), width = a.size(3);
+  const bool channels_last = layout == MemoryFormat::ChannelsLast;
+  // In channels_last, the channels are dealt out, at least a cache line's worth, where the images are too few
+  const int64_t wanted = pieces(4 * torch::stable::get_num_threads(), batch);
+  const int64_t chunk = channels_last ? std::max<int64_t>(32, pieces(channels, wanted)) : 1;
+  const int64_t chunks = pieces(channels, chunk), size = first.element_size();
+  const auto in_a = static_cast<const char*>(first.const_data_ptr());
+  const auto in_b = static_cast<const char*>(second.const_data_ptr());
+  const auto out = static_cast<char*>(output.mutable_data_ptr());
+  const auto start = [&](int64_t item) {
+    if (!channels_last) return item * height * width;
+    return item / chunks * channels * height * width + item % chunks * chunk;
+  };
+  const int64_t items = batch * chunks;
+  for_items(items, first.numel(), (width + 1) * chunk * size, [&](int64_t item, void* scratch) {
+    const int64_t at = start(item), next = item + 1 < items ? start(item + 1) - at : 0;
+    const int64_t some = std::min(chunk, channels - item % chunks * chunk);
+    const Plane plane = channels_last ? Plane{height, width * channels, width, channels, some, next}
+                                      : Plane{height, width, width, 1, 1, next};
+    kernel(in_a + at * size, static_cast<Scan>(a_scan), in_b + at * size, static_cast<Scan>(b_scan), out + at * size,
+           plane, scratch);
   });
   return output;
 }
 
-at::Tensor directional_max_backward(const at::Tensor& grad, const at::Tensor& x, int64_t dim, bool reverse) {
-  check_input(x, dim);
-  check_grad(grad, x);
+Tensor pool_backward(const Tensor& grad, const Tensor& x, int64_t dim, int64_t scan_code) {
+  check(x, dim, scan_code);
+  check_same(grad, x, "gradient and input");
+  const Scan scan = static_cast<Scan>(scan_code);
+  const auto kernel = kernels_for(format_of(x)).backward;
   const auto layout = layout_of(x);
-  const auto input = x.contiguous(layout);
-  const auto upstream = grad.contiguous(layout);
-  auto output = at::empty_like(input, layout);
+  const Tensor input = torch::stable::contiguous(x, layout), upstream = torch::stable::contiguous(grad, layout);
+  Tensor output = native::empty_like(input, layout);
   if (input.numel() == 0) return output;
-  const Scan scan = scan_of(input, dim, layout);
-  const int64_t items = work_items(scan.outer, scan.inner);
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, input.scalar_type(), "directional_max_backward", [&] {
-    const auto* g = upstream.const_data_ptr<scalar_t>();
-    const auto* in = input.const_data_ptr<scalar_t>();
-    auto* out = output.mutable_data_ptr<scalar_t>();
-    at::parallel_for(0, items, grain_size(input, items), [&](int64_t begin, int64_t end) {
-      directional_max_backward_cpu<scalar_t, at::opmath_type<scalar_t>>(
-          g, in, out, scan.outer, scan.length, scan.inner, reverse, begin, end);
-    });
+  const auto [outer, length, inner] = lines_of(input, dim, layout);
+  const int64_t size = input.element_size();
+  const auto in = static_cast<const char*>(input.const_data_ptr());
+  const auto g = static_cast<const char*>(upstream.const_data_ptr());
+  const auto out = static_cast<char*>(output.mutable_data_ptr());
+  // lines of one work item: as many as the scratch is for
+  const int64_t bytes = (length + 2) * std::max<int64_t>(4, size) + length + 1;
+  const int64_t together = inner == 1 ? 64 : std::clamp<int64_t>(kScratch / bytes / 64 * 64, 64, kColumns);
+  const int64_t side = inner == 1 ? outer : inner, groups = inner == 1 ? 1 : outer, chunks = pieces(side, together);
+  for_items(groups * chunks, input.numel(), kScratch, [&, length = length, inner = inner](int64_t item, void* scratch) {
+    const int64_t line = item % chunks * together, lines = std::min(together, side - line);
+    const int64_t start = (inner == 1 ? line * length : item / chunks * length * inner + line) * size;
+    kernel(g + start, in + start, out + start, lines, length, inner, scan, scratch, kScratch);
   });
   return output;
 }
 
 }  // namespace
 
-TORCH_LIBRARY(corner_pool, m) {
-  m.def("directional_max(Tensor x, int dim, bool reverse) -> Tensor", {at::Tag::pt2_compliant_tag});
-  m.def("directional_max_backward(Tensor grad, Tensor x, int dim, bool reverse) -> Tensor",
-        {at::Tag::pt2_compliant_tag});
-}
-
-TORCH_LIBRARY_IMPL(corner_pool, CPU, m) {
-  m.impl("directional_max", directional_max);
-  m.impl("directional_max_backward", directional_max_backward);
+STABLE_TORCH_LIBRARY_IMPL(corner_pool, CPU, m) {
+  m.impl("pool", TORCH_BOX(&pool));
+  m.impl("pool_sum", TORCH_BOX(&pool_sum));
+  m.impl("pool_backward", TORCH_BOX(&pool_backward));
 }
 
 }  // namespace corner_pool

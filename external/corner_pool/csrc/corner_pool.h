@@ -1,45 +1,53 @@
-// What the CPU and CUDA parts share: input checks and the (outer, length, inner) view of a tensor.
+// What the CPU and CUDA parts share: checks of arguments and how kernels see a tensor.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty_like.h>
-#include <c10/core/ScalarType.h>
-#include <c10/util/Exception.h>
+#include "../../native.h"
+#include "scan.h"
 
 namespace corner_pool {
 
-struct Scan {
+using native::layout_of;
+using native::MemoryFormat;
+using native::Tensor;
+
+// For memory's sake; messages for users come from ../__init__.py.
+inline void check(const Tensor& x, int64_t dim, int64_t scan) {
+  STD_TORCH_CHECK(x.dim() == 4, "corner pooling expects a 4-D tensor (B, C, H, W), got ", x.dim(), "-D");
+  STD_TORCH_CHECK(dim == 2 || dim == 3, "corner pooling scans dim 2 (height) or 3 (width), got dim ", dim);
+  STD_TORCH_CHECK(scan >= 0 && scan <= 2, "corner pooling scans forward (0), reverse (1) or whole (2), got ", scan);
+}
+
+inline void check_same(const Tensor& a, const Tensor& b, const char* what) {
+  const auto sizes = a.sizes(), others = b.sizes();
+  STD_TORCH_CHECK(sizes.size() == others.size() && std::equal(sizes.begin(), sizes.end(), others.begin()) &&
+                      a.scalar_type() == b.scalar_type() && a.device() == b.device(),
+                  "corner pooling's ", what, " must have one shape, dtype and device");
+}
+
+inline Format format_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case native::ScalarType::Float: return Format::kFloat;
+    case native::ScalarType::Double: return Format::kDouble;
+    case native::ScalarType::Half: return Format::kHalf;
+    case native::ScalarType::BFloat16: return Format::kBFloat16;
+    default:
+      STD_TORCH_CHECK(false, "corner pooling expects float32, float64, float16 or bfloat16, got ",
+                      torch::headeronly::toString(x.scalar_type()));
+  }
+}
+
+// Lines in memory: `outer` groups of `inner` lines side by side (one behind the other if inner is 1), of `length`
+// elements that are `inner` apart. In a contiguous (B, C, H, W) tensor a scan over H has outer = B*C, inner = W, and
+// one over W has outer = B*C*H, inner = 1; in channels_last (stored as B, H, W, C) they have outer = B, inner = W*C and
+// outer = B*H, inner = C.
+struct Lines {
   int64_t outer, length, inner;
 };
 
-inline void check_input(const at::Tensor& x, int64_t dim) {
-  TORCH_CHECK_VALUE(x.dim() == 4, "corner pooling expects a 4-D tensor (B, C, H, W), got ", x.dim(), "-D of shape ",
-                    x.sizes());
-  TORCH_CHECK_VALUE(dim == 2 || dim == 3, "corner pooling scans dim 2 (height) or 3 (width), got dim ", dim);
-  const auto type = x.scalar_type();
-  TORCH_CHECK_TYPE(type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16,
-                   "corner pooling expects float32, float64, float16 or bfloat16, got ", type);
-}
-
-inline void check_grad(const at::Tensor& grad, const at::Tensor& x) {
-  TORCH_CHECK_VALUE(grad.sizes() == x.sizes() && grad.scalar_type() == x.scalar_type() && grad.device() == x.device(),
-                    "corner pooling's gradient must have the shape, dtype and device of its input: got ", grad.sizes(),
-                    " ", grad.scalar_type(), " on ", grad.device(), " for ", x.sizes(), " ", x.scalar_type(), " on ",
-                    x.device());
-}
-
-// The layout the output will have: that of x if it is one of the two dense ones, else contiguous.
-inline at::MemoryFormat layout_of(const at::Tensor& x) {
-  const bool channels_last = !x.is_contiguous() && x.is_contiguous(at::MemoryFormat::ChannelsLast);
-  return channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-}
-
-inline Scan scan_of(const at::Tensor& x, int64_t dim, at::MemoryFormat layout) {
+inline Lines lines_of(const Tensor& x, int64_t dim, MemoryFormat layout) {
   const int64_t b = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3);
-  if (layout == at::MemoryFormat::ChannelsLast) {
-    return dim == 2 ? Scan{b, h, w * c} : Scan{b * h, w, c};
-  }
-  return dim == 2 ? Scan{b * c, h, w} : Scan{b * c * h, w, 1};
+  if (layout == MemoryFormat::ChannelsLast) return dim == 2 ? Lines{b, h, w * c} : Lines{b * h, w, c};
+  return dim == 2 ? Lines{b * c, h, w} : Lines{b * c * h, w, 1};
 }
 
 }  // namespace corner_pool

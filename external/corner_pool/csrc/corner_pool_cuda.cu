@@ -1,143 +1,175 @@
-// CUDA kernels of the directional maximum. They add gradients up in scan order, without atomics: deterministic, and
-// equal to the CPU's.
-#include <ATen/Dispatch.h>
-#include <ATen/OpMathType.h>
-#include <ATen/ops/zeros_like.h>
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
+// The operators on CUDA devices. Gradients are added up in scan order, without atomics: deterministic, and equal to the
+// CPU's. Index arithmetic is in 64 bits throughout.
+#include <cuda_runtime.h>
+
+#include <algorithm>
 
 #include "corner_pool.h"
-#include "directional_max.h"
 
 namespace corner_pool {
 namespace {
 
-constexpr int kThreads = 256;          // per block, one thread per column
-constexpr int kTile = 32;              // a warp's tile: 32 rows by 32 steps
-constexpr int kWarps = 2;              // per block of the row kernels: two padded double tiles per warp fit into 48 KiB
-constexpr int64_t kMaxBlocks = 65535;  // further work is reached by striding
+constexpr int kThreads = 256;               // per block, one thread per column
+constexpr int kAhead = 8;                   // elements of a column read before they are needed
+constexpr int kTile = 32;                   // a warp's tile: 32 rows by 32 steps
+constexpr int kWarps = 2;                   // per block of the row kernels: padded double tiles fit into 48 KiB
+constexpr int64_t kMaxBlocks = 65535 * 16;  // further work is reached by striding
 
-// inner > 1: one thread per column; neighbouring threads read neighbouring addresses.
-template <typename T, typename Acc>
-__global__ void __launch_bounds__(kThreads)
-    scan_columns_kernel(const T* __restrict__ x, T* __restrict__ y, int64_t outer, int64_t length, int64_t inner,
-                        bool reverse) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-  const int64_t start = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  for (int64_t column = start; column < outer * inner; column += stride) {
-    const int64_t base = column / inner * length * inner + column % inner;
-    T best = x[base + scan_position(0, length, reverse) * inner];
-    for (int64_t step = 0; step < length; ++step) {
-      const int64_t at = base + scan_position(step, length, reverse) * inner;
-      const T value = x[at];
-      if (takes_over<Acc>(static_cast<Acc>(value), static_cast<Acc>(best))) best = value;
-      y[at] = best;
+// Whether a value met later in the scan takes over from the best so far: an equal one does not; a NaN does, and is
+// never taken over from.
+template <typename Wide>
+__device__ __forceinline__ bool takes_over(Wide value, Wide best) {
+  return value > best || (value != value && best == best);
+}
+
+template <typename Wide, typename T>
+__device__ __forceinline__ Wide wide(T value) {
+  return static_cast<Wide>(value);
+}
+
+// y = or += value
+template <bool Add, typename Wide, typename T>
+__device__ __forceinline__ void put(Wide value, T* y) {
+  *y = static_cast<T>(Add ? wide<Wide>(*y) + value : value);
+}
+
+__device__ __forceinline__ int64_t first_of_grid() {
+  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+// Lines side by side, one thread each: neighbouring threads read neighbouring addresses.
+template <typename T, typename Wide, bool Add>
+__global__ void __launch_bounds__(kThreads) pool_columns(const T* __restrict__ x, T* __restrict__ y, Lines lines,
+                                                         Scan scan) {
+  const int64_t count = lines.outer * lines.inner, stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t line = first_of_grid(); line < count; line += stride) {
+    const int64_t base = line / lines.inner * lines.length * lines.inner + line % lines.inner;
+    Wide best = wide<Wide>(x[base + position(0, lines.length, scan) * lines.inner]);
+    for (int64_t start = 0; start < lines.length; start += kAhead) {
+      Wide values[kAhead];
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const int64_t i = start + k < lines.length ? start + k : lines.length - 1;
+        values[k] = wide<Wide>(x[base + position(i, lines.length, scan) * lines.inner]);
+      }
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        if (start + k >= lines.length) break;
+        if (takes_over(values[k], best)) best = values[k];
+        if (scan != Scan::kWhole) {
+          put<Add>(best, y + base + position(start + k, lines.length, scan) * lines.inner);
+        }
+      }
     }
+    if (scan != Scan::kWhole) continue;
+    for (int64_t i = 0; i < lines.length; ++i) put<Add>(best, y + base + i * lines.inner);
   }
 }
 
-// grad_x comes zeroed; only elements that are the maximum somewhere are written.
-template <typename T, typename Acc>
+// grad_x comes zeroed: only elements that begin a run are written. Of a whole line, the last element that holds the
+// maximum has the whole sum.
+template <typename T, typename Wide>
 __global__ void __launch_bounds__(kThreads)
-    scan_columns_backward_kernel(const T* __restrict__ grad, const T* __restrict__ x, T* __restrict__ grad_x,
-                                 int64_t outer, int64_t length, int64_t inner, bool reverse) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-  const int64_t start = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  for (int64_t column = start; column < outer * inner; column += stride) {
-    const int64_t base = column / inner * length * inner + column % inner;
-    int64_t winner = base + scan_position(0, length, reverse) * inner;
-    Acc best = static_cast<Acc>(x[winner]);
-    Acc sum = static_cast<Acc>(grad[winner]);
-    for (int64_t step = 1; step < length; ++step) {
-      const int64_t at = base + scan_position(step, length, reverse) * inner;
-      const Acc value = static_cast<Acc>(x[at]);
-      const Acc g = static_cast<Acc>(grad[at]);
-      if (takes_over<Acc>(value, best)) {
-        grad_x[winner] = static_cast<T>(sum);
+    backward_columns(const T* __restrict__ grad, const T* __restrict__ x, T* __restrict__ grad_x, Lines lines,
+                     Scan scan) {
+  const int64_t count = lines.outer * lines.inner, stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  const bool whole = scan == Scan::kWhole;
+  for (int64_t line = first_of_grid(); line < count; line += stride) {
+    const int64_t base = line / lines.inner * lines.length * lines.inner + line % lines.inner;
+    Wide best = 0, sum = 0;
+    int64_t winner = 0;
+    for (int64_t i = 0; i < lines.length; ++i) {
+      const int64_t at = base + position(i, lines.length, scan) * lines.inner;
+      const Wide value = wide<Wide>(x[at]), g = wide<Wide>(grad[at]);
+      const bool takes = i == 0 || takes_over(value, best) || (whole && (value == best || value != value));
+      if (takes && i > 0 && !whole) grad_x[winner] = static_cast<T>(sum);
+      sum = i == 0 || (takes && !whole) ? g : sum + g;
+      if (takes) {
         winner = at;
         best = value;
-        sum = g;
-      } else {
-        sum += g;
       }
     }
     grad_x[winner] = static_cast<T>(sum);
   }
 }
 
-// inner == 1: a warp takes 32 rows. It reads and writes tiles of 32 rows by 32 steps along the rows (coalesced) and
-// scans them across, one row per lane. Tiles are padded by one column against bank conflicts.
-template <typename T, typename Acc>
+// Lines one behind the other: a warp takes 32. It reads and writes tiles of 32 rows by 32 steps along the rows
+// (coalesced) and scans them across, one row per lane. Tiles are padded by one column against bank conflicts.
+template <typename T, typename Wide, bool Add>
 __global__ void __launch_bounds__(kTile* kWarps)
-    scan_rows_kernel(const T* __restrict__ x, T* __restrict__ y, int64_t rows, int64_t length, bool reverse) {
-  __shared__ Acc tiles[kWarps][kTile][kTile + 1];
+    pool_rows(const T* __restrict__ x, T* __restrict__ y, int64_t rows, int64_t length, Scan scan) {
+  __shared__ Wide tiles[kWarps][kTile][kTile + 1];
   auto& tile = tiles[threadIdx.y];
   const int lane = static_cast<int>(threadIdx.x);
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kWarps * kTile;
   for (int64_t row = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.y) * kTile; row < rows; row += stride) {
     const int height = static_cast<int>(min(static_cast<int64_t>(kTile), rows - row));
-    Acc best = Acc(0);
-    for (int64_t step = 0; step < length; step += kTile) {
-      const int width = static_cast<int>(min(static_cast<int64_t>(kTile), length - step));
-      const int64_t at = row * length + scan_position(step + lane, length, reverse);  // read only where lane < width
-      if (lane < width) {
-        for (int r = 0; r < height; ++r) tile[r][lane] = static_cast<Acc>(x[at + r * length]);
-      }
-      __syncwarp();
-      if (lane < height) {
-        for (int s = 0; s < width; ++s) {
-          const Acc value = tile[lane][s];
-          if ((step == 0 && s == 0) || takes_over<Acc>(value, best)) best = value;
-          tile[lane][s] = best;
+    Wide best = 0;
+    // A whole line is read to its end first, then written
+    for (int pass = scan == Scan::kWhole ? 0 : 1; pass < 2; ++pass) {
+      for (int64_t step = 0; step < length; step += kTile) {
+        const int width = static_cast<int>(min(static_cast<int64_t>(kTile), length - step));
+        const int64_t at = row * length + position(step + lane, length, scan);  // used only where lane < width
+        const bool reads = scan != Scan::kWhole || pass == 0;
+        if (lane < width && reads) {
+          for (int r = 0; r < height; ++r) tile[r][lane] = wide<Wide>(x[at + r * length]);
         }
+        __syncwarp();
+        if (lane < height) {
+          for (int s = 0; s < width; ++s) {
+            if (reads) {
+              const Wide value = tile[lane][s];
+              if ((step == 0 && s == 0) || takes_over(value, best)) best = value;
+            }
+            tile[lane][s] = best;
+          }
+        }
+        __syncwarp();
+        if (lane < width && pass == 1) {
+          for (int r = 0; r < height; ++r) put<Add>(tile[r][lane], y + at + r * length);
+        }
+        __syncwarp();
       }
-      __syncwarp();
-      if (lane < width) {
-        for (int r = 0; r < height; ++r) y[at + r * length] = static_cast<T>(tile[r][lane]);
-      }
-      __syncwarp();
     }
   }
 }
 
-template <typename T, typename Acc>
+template <typename T, typename Wide>
 __global__ void __launch_bounds__(kTile* kWarps)
-    scan_rows_backward_kernel(const T* __restrict__ grad, const T* __restrict__ x, T* __restrict__ grad_x, int64_t rows,
-                              int64_t length, bool reverse) {
-  __shared__ Acc value_tiles[kWarps][kTile][kTile + 1];
-  __shared__ Acc grad_tiles[kWarps][kTile][kTile + 1];
+    backward_rows(const T* __restrict__ grad, const T* __restrict__ x, T* __restrict__ grad_x, int64_t rows,
+                  int64_t length, Scan scan) {
+  __shared__ Wide value_tiles[kWarps][kTile][kTile + 1];
+  __shared__ Wide grad_tiles[kWarps][kTile][kTile + 1];
   auto& values = value_tiles[threadIdx.y];
   auto& grads = grad_tiles[threadIdx.y];
   const int lane = static_cast<int>(threadIdx.x);
+  const bool whole = scan == Scan::kWhole;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kWarps * kTile;
   for (int64_t row = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.y) * kTile; row < rows; row += stride) {
     const int height = static_cast<int>(min(static_cast<int64_t>(kTile), rows - row));
-    T* out = grad_x + (row + lane) * length;  // written only where lane < height
+    T* const out = grad_x + (row + lane) * length;  // used only where lane < height
     int64_t winner = 0;
-    Acc best = Acc(0), sum = Acc(0);
+    Wide best = 0, sum = 0;
     for (int64_t step = 0; step < length; step += kTile) {
       const int width = static_cast<int>(min(static_cast<int64_t>(kTile), length - step));
-      const int64_t at = row * length + scan_position(step + lane, length, reverse);
+      const int64_t at = row * length + position(step + lane, length, scan);
       if (lane < width) {
         for (int r = 0; r < height; ++r) {
-          values[r][lane] = static_cast<Acc>(x[at + r * length]);
-          grads[r][lane] = static_cast<Acc>(grad[at + r * length]);
+          values[r][lane] = wide<Wide>(x[at + r * length]);
+          grads[r][lane] = wide<Wide>(grad[at + r * length]);
         }
       }
       __syncwarp();
       if (lane < height) {
         for (int s = 0; s < width; ++s) {
-          const Acc value = values[lane][s];
+          const Wide value = values[lane][s], g = grads[lane][s];
           const bool first = step == 0 && s == 0;
-          if (first || takes_over<Acc>(value, best)) {
-            if (!first) out[winner] = static_cast<T>(sum);
-            winner = scan_position(step + s, length, reverse);
+          const bool takes = first || takes_over(value, best) || (whole && (value == best || value != value));
+          if (takes && !first && !whole) out[winner] = static_cast<T>(sum);
+          sum = first || (takes && !whole) ? g : sum + g;
+          if (takes) {
+            winner = position(step + s, length, scan);
             best = value;
-            sum = grads[lane][s];
-          } else {
-            sum += grads[lane][s];
           }
         }
       }
@@ -151,68 +183,87 @@ unsigned int blocks_for(int64_t work, int64_t per_block) {
   return static_cast<unsigned int>(std::min(kMaxBlocks, (work + per_block - 1) / per_block));
 }
 
-at::Tensor directional_max(const at::Tensor& x, int64_t dim, bool reverse) {
-  check_input(x, dim);
-  const c10::cuda::CUDAGuard guard(x.device());
-  const auto layout = layout_of(x);
-  const auto input = x.contiguous(layout);
-  auto output = at::empty_like(input, layout);
-  if (input.numel() == 0) return output;
-  const Scan scan = scan_of(input, dim, layout);
-  const auto stream = c10::cuda::getCurrentCUDAStream();
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, input.scalar_type(), "directional_max", [&] {
-    using Acc = at::opmath_type<scalar_t>;
-    const auto* in = input.const_data_ptr<scalar_t>();
-    auto* out = output.mutable_data_ptr<scalar_t>();
-    if (scan.inner == 1) {
-      const auto blocks = blocks_for(scan.outer, kWarps * kTile);
-      scan_rows_kernel<scalar_t, Acc><<<blocks, dim3(kTile, kWarps), 0, stream>>>(
-          in, out, scan.outer, scan.length, reverse);
+// y = or += x scanned over a dimension; both are dense in the layout.
+template <bool Add>
+void run_pool(const Tensor& x, int64_t dim, Scan scan, MemoryFormat layout, Tensor& y) {
+  const Lines lines = lines_of(x, dim, layout);
+  const cudaStream_t stream = native::current_stream(x);
+  native::dispatch_floating(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using Wide = typename native::Wide<T>::type;
+    const auto in = static_cast<const T*>(x.const_data_ptr());
+    const auto out = static_cast<T*>(y.mutable_data_ptr());
+    if (lines.inner == 1) {
+      pool_rows<T, Wide, Add><<<blocks_for(lines.outer, kWarps * kTile), dim3(kTile, kWarps), 0, stream>>>(
+          in, out, lines.outer, lines.length, scan);
     } else {
-      const auto blocks = blocks_for(scan.outer * scan.inner, kThreads);
-      scan_columns_kernel<scalar_t, Acc><<<blocks, kThreads, 0, stream>>>(
-          in, out, scan.outer, scan.length, scan.inner, reverse);
+      pool_columns<T, Wide, Add>
+          <<<blocks_for(lines.outer * lines.inner, kThreads), kThreads, 0, stream>>>(in, out, lines, scan);
     }
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
+}
+
+Tensor pool(const Tensor& x, int64_t dim, int64_t scan) {
+  check(x, dim, scan);
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  const auto layout = layout_of(x);
+  const Tensor input = torch::stable::contiguous(x, layout);
+  Tensor output = native::empty_like(input, layout);
+  if (input.numel() > 0) run_pool<false>(input, dim, static_cast<Scan>(scan), layout, output);
   return output;
 }
 
-at::Tensor directional_max_backward(const at::Tensor& grad, const at::Tensor& x, int64_t dim, bool reverse) {
-  check_input(x, dim);
-  check_grad(grad, x);
-  const c10::cuda::CUDAGuard guard(x.device());
+Tensor pool_sum(const Tensor& a, int64_t a_scan, const Tensor& b, int64_t b_scan) {
+  check(a, 2, a_scan);
+  check(b, 3, b_scan);
+  check_same(a, b, "two maps");
+  const torch::stable::accelerator::DeviceGuard guard(a.get_device_index());
+  const auto layout = layout_of(a);
+  const Tensor first = torch::stable::contiguous(a, layout), second = torch::stable::contiguous(b, layout);
+  Tensor output = native::empty_like(first, layout);
+  if (first.numel() == 0) return output;
+  run_pool<false>(first, 2, static_cast<Scan>(a_scan), layout, output);
+  run_pool<true>(second, 3, static_cast<Scan>(b_scan), layout, output);
+  return output;
+}
+
+Tensor pool_backward(const Tensor& grad, const Tensor& x, int64_t dim, int64_t scan_code) {
+  check(x, dim, scan_code);
+  check_same(grad, x, "gradient and input");
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  const Scan scan = static_cast<Scan>(scan_code);
   const auto layout = layout_of(x);
-  const auto input = x.contiguous(layout);
-  const auto upstream = grad.contiguous(layout);
-  auto output = at::zeros_like(input, input.options(), layout);
+  const Tensor input = torch::stable::contiguous(x, layout), upstream = torch::stable::contiguous(grad, layout);
+  Tensor output = native::empty_like(input, layout);
   if (input.numel() == 0) return output;
-  const Scan scan = scan_of(input, dim, layout);
-  const auto stream = c10::cuda::getCurrentCUDAStream();
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, input.scalar_type(), "directional_max_backward", [&] {
-    using Acc = at::opmath_type<scalar_t>;
-    const auto* g = upstream.const_data_ptr<scalar_t>();
-    const auto* in = input.const_data_ptr<scalar_t>();
-    auto* out = output.mutable_data_ptr<scalar_t>();
-    if (scan.inner == 1) {
-      const auto blocks = blocks_for(scan.outer, kWarps * kTile);
-      scan_rows_backward_kernel<scalar_t, Acc><<<blocks, dim3(kTile, kWarps), 0, stream>>>(
-          g, in, out, scan.outer, scan.length, reverse);
+  torch::stable::zero_(output);
+  const Lines lines = lines_of(input, dim, layout);
+  const cudaStream_t stream = native::current_stream(x);
+  native::dispatch_floating(input.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using Wide = typename native::Wide<T>::type;
+    const auto g = static_cast<const T*>(upstream.const_data_ptr());
+    const auto in = static_cast<const T*>(input.const_data_ptr());
+    const auto out = static_cast<T*>(output.mutable_data_ptr());
+    if (lines.inner == 1) {
+      backward_rows<T, Wide><<<blocks_for(lines.outer, kWarps * kTile), dim3(kTile, kWarps), 0, stream>>>(
+          g, in, out, lines.outer, lines.length, scan);
     } else {
-      const auto blocks = blocks_for(scan.outer * scan.inner, kThreads);
-      scan_columns_backward_kernel<scalar_t, Acc><<<blocks, kThreads, 0, stream>>>(
-          g, in, out, scan.outer, scan.length, scan.inner, reverse);
+      backward_columns<T, Wide>
+          <<<blocks_for(lines.outer * lines.inner, kThreads), kThreads, 0, stream>>>(g, in, out, lines, scan);
     }
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return output;
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(corner_pool, CUDA, m) {
-  m.impl("directional_max", directional_max);
-  m.impl("directional_max_backward", directional_max_backward);
+STABLE_TORCH_LIBRARY_IMPL(corner_pool, CUDA, m) {
+  m.impl("pool", TORCH_BOX(&pool));
+  m.impl("pool_sum", TORCH_BOX(&pool_sum));
+  m.impl("pool_backward", TORCH_BOX(&pool_backward));
 }
 
 }  // namespace corner_pool

@@ -1,0 +1,744 @@
+// CPU kernels on plain pointers. No include guard: scan_cpu.cpp includes it once per instruction set, in a namespace of
+// its own, with
+//   SCAN_VECTOR_BYTES  bytes of its vectors; not defined: no vectors
+//   SCAN_SHUFFLE16     whether it can shuffle 16-bit elements across a whole vector.
+// Nothing here may instantiate functions of the standard library: the linker keeps one instance for all instruction
+// sets.
+
+// L values of a type that are worked on together; one of them is the type itself, and has the same operators.
+template <typename T, int L>
+struct VecOf {
+#ifdef SCAN_VECTOR_BYTES
+  typedef T type __attribute__((vector_size(sizeof(T) * L)));
+#endif
+};
+template <typename T>
+struct VecOf<T, 1> {
+  using type = T;
+};
+template <typename T, int L>
+using Vec = typename VecOf<T, L>::type;
+
+#ifdef SCAN_VECTOR_BYTES
+template <typename T>
+constexpr int lanes = SCAN_VECTOR_BYTES / static_cast<int>(sizeof(T));
+template <typename T>
+constexpr int row_lanes = sizeof(T) > 2 || SCAN_SHUFFLE16 ? lanes<T> : 16 / static_cast<int>(sizeof(T));
+#else
+template <typename T>
+constexpr int lanes = 1;
+template <typename T>
+constexpr int row_lanes = 1;
+#endif
+
+// The signed integer as wide as a type: what comparing vectors gives, and what selects their lanes.
+template <int Bytes>
+struct IntegerOf;
+template <>
+struct IntegerOf<2> {
+  using type = int16_t;
+};
+template <>
+struct IntegerOf<4> {
+  using type = int32_t;
+};
+template <>
+struct IntegerOf<8> {
+  using type = int64_t;
+};
+template <typename T>
+using Integer = typename IntegerOf<sizeof(T)>::type;
+
+template <typename T, int L>
+inline Vec<T, L> load(const T* from) {
+  Vec<T, L> v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+// The bits of a value as another type.
+template <typename To, typename From>
+inline To as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+template <int L, typename T>
+inline void store(T* to, Vec<T, L> v) {
+  std::memcpy(to, &v, sizeof v);
+}
+
+template <typename T, int L>
+inline Vec<T, L> all(T value) {
+  if constexpr (L == 1) {
+    return value;
+  } else {
+    return Vec<T, L>{} + value;
+  }
+}
+
+// The values as another type of number.
+template <typename To, int L, typename From>
+inline Vec<To, L> convert(From from) {
+  if constexpr (L == 1) {
+    return static_cast<To>(from);
+  } else {
+    return __builtin_convertvector(from, Vec<To, L>);
+  }
+}
+
+// What a comparison gave, kept in at most L bytes.
+template <int L, typename I>
+inline void store_mask(int8_t* to, I mask) {
+#if SCAN_VECTOR_BYTES == 64
+  if constexpr (sizeof mask == 64) {
+    const auto bits = L == 16 ? static_cast<uint16_t>(_mm512_movepi32_mask(as<__m512i>(mask)))
+                              : static_cast<uint16_t>(_mm512_movepi64_mask(as<__m512i>(mask)));
+    std::memcpy(to, &bits, sizeof bits);
+    return;
+  }
+#endif
+  store<L>(to, convert<int8_t, L>(mask));
+}
+
+template <typename I, int L>
+inline Vec<I, L> load_mask(const int8_t* from) {
+#if SCAN_VECTOR_BYTES == 64
+  if constexpr (sizeof(Vec<I, L>) == 64) {
+    uint16_t bits;
+    std::memcpy(&bits, from, sizeof bits);
+    return as<Vec<I, L>>(L == 16 ? _mm512_movm_epi32(bits) : _mm512_movm_epi64(static_cast<uint8_t>(bits)));
+  }
+#endif
+  return convert<I, L>(load<int8_t, L>(from));
+}
+
+// Floating formats as the bits they are stored in. Wide is the type sums are kept in.
+struct F32 {
+  using Bits = int32_t;
+  using Wide = float;
+  static constexpr Bits infinity = 0x7f800000;
+  template <int L>
+  static inline Vec<float, L> value(Vec<Bits, L> bits) {
+    return as<Vec<float, L>>(bits);
+  }
+  template <int L>
+  static inline Vec<Bits, L> bits(Vec<float, L> value) {
+    return as<Vec<Bits, L>>(value);
+  }
+};
+
+struct F64 {
+  using Bits = int64_t;
+  using Wide = double;
+  static constexpr Bits infinity = 0x7ff0000000000000;
+  template <int L>
+  static inline Vec<double, L> value(Vec<Bits, L> bits) {
+    return as<Vec<double, L>>(bits);
+  }
+  template <int L>
+  static inline Vec<Bits, L> bits(Vec<double, L> value) {
+    return as<Vec<Bits, L>>(value);
+  }
+};
+
+// Conversions to the 16-bit formats round to nearest, ties to even.
+struct BF16 {
+  using Bits = int16_t;
+  using Wide = float;
+  static constexpr Bits infinity = 0x7f80;
+  template <int L>
+  static inline Vec<float, L> value(Vec<Bits, L> bits) {
+    return as<Vec<float, L>>(convert<uint32_t, L>(as<Vec<uint16_t, L>>(bits)) << 16);
+  }
+  template <int L>
+  static inline Vec<Bits, L> bits(Vec<float, L> value) {
+    using U = Vec<uint32_t, L>;
+    using I = Vec<int32_t, L>;
+    const U u = as<U>(value);
+    const I rounded = as<I>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+    const I magnitude = as<I>(u & 0x7fffffff);
+    const I result = magnitude > 0x7f800000 ? all<int32_t, L>(0x7fc0) : rounded;
+    return as<Vec<Bits, L>>(convert<uint16_t, L>(as<U>(result)));
+  }
+};
+
+struct F16 {
+  using Bits = int16_t;
+  using Wide = float;
+  static constexpr Bits infinity = 0x7c00;
+  template <int L>
+  static inline Vec<float, L> value(Vec<Bits, L> bits) {
+    using U = Vec<uint32_t, L>;
+    using I = Vec<int32_t, L>;
+    const U u = convert<uint32_t, L>(as<Vec<uint16_t, L>>(bits));
+    const I magnitude = as<I>(u & 0x7fff);
+    // infinities and NaNs stay what they are
+    const I bias = magnitude >= 0x7c00 ? all<int32_t, L>(224 << 23) : all<int32_t, L>(112 << 23);
+    const I normal = as<I>((as<U>(magnitude) << 13) + as<U>(bias));
+    const I subnormal = as<I>(convert<float, L>(magnitude) * 0x1p-24f);
+    const I result = magnitude < 0x400 ? subnormal : normal;
+    return as<Vec<float, L>>(((u & 0x8000) << 16) | as<U>(result));
+  }
+  template <int L>
+  static inline Vec<Bits, L> bits(Vec<float, L> value) {
+    using U = Vec<uint32_t, L>;
+    using I = Vec<int32_t, L>;
+    const U u = as<U>(value), absolute = u & 0x7fffffff;
+    const I magnitude = as<I>(absolute);
+    const I normal = as<I>((absolute - (112u << 23) + 0xfff + ((u >> 13) & 1)) >> 13);
+    // the last place of 0.5 is that of the subnormals
+    const I subnormal = as<I>(as<U>(as<Vec<float, L>>(absolute) + 0.5f) - 0x3f000000);
+    I result = magnitude < 0x38800000 ? subnormal : normal;
+    result = magnitude >= 0x47800000 ? all<int32_t, L>(0x7c00) : result;
+    result = magnitude > 0x7f800000 ? all<int32_t, L>(0x7e00) : result;
+    return as<Vec<Bits, L>>(convert<uint16_t, L>(((u >> 16) & 0x8000) | as<U>(result)));
+  }
+};
+
+// Numbers that already are what sums are kept in.
+template <typename T>
+struct Plain {
+  using Bits = T;
+  using Wide = T;
+  template <int L>
+  static inline Vec<T, L> value(Vec<T, L> value) {
+    return value;
+  }
+  template <int L>
+  static inline Vec<T, L> bits(Vec<T, L> value) {
+    return value;
+  }
+};
+
+// Maxima are taken over keys: integers in the order of the floating values (-0 before 0), every NaN the largest, so
+// that NaNs take over for good. from_key is to_key's inverse but for the NaNs, which become one.
+template <typename Bits>
+constexpr Bits largest_key = static_cast<Bits>(~(uint64_t(1) << (sizeof(Bits) * 8 - 1)));
+template <typename Bits>
+constexpr Bits smallest_key = static_cast<Bits>(~largest_key<Bits>);
+
+template <int L, typename Bits>
+inline Vec<Bits, L> from_key(Vec<Bits, L> key) {
+  return key ^ ((key >> (sizeof(Bits) * 8 - 1)) & largest_key<Bits>);
+}
+
+template <typename F, int L, typename Bits = typename F::Bits>
+inline Vec<Bits, L> to_key(Vec<Bits, L> bits) {
+  const Vec<Bits, L> magnitude = bits & largest_key<Bits>;
+  const Vec<Bits, L> key = from_key<L, Bits>(bits);
+  return magnitude > F::infinity ? all<Bits, L>(largest_key<Bits>) : key;
+}
+
+// y = the values of keys, or their sum with those of other keys, in the format's arithmetic.
+template <typename F, bool Add, int L, typename Bits = typename F::Bits>
+inline void put(Vec<Bits, L> key, const Bits* other, Bits* y) {
+  Vec<Bits, L> bits = from_key<L, Bits>(key);
+  if constexpr (Add) {
+    const Vec<Bits, L> more = from_key<L, Bits>(load<Bits, L>(other));
+    bits = F::template bits<L>(F::template value<L>(more) + F::template value<L>(bits));
+  }
+  store<L>(y, bits);
+}
+
+// Adding takes wide values, as many together as fit.
+template <typename F, bool Add>
+constexpr int put_lanes = Add ? lanes<typename F::Wide> : lanes<typename F::Bits>;
+
+// state = max(state, x), for n neighbours.
+template <typename F, int L, typename Bits = typename F::Bits>
+inline Vec<Bits, L> absorb(const Bits* x, Bits* state) {
+  const Vec<Bits, L> key = to_key<F, L>(load<Bits, L>(x)), before = load<Bits, L>(state);
+  const Vec<Bits, L> best = key > before ? key : before;
+  store<L>(state, best);
+  return best;
+}
+
+template <typename F, typename Bits = typename F::Bits>
+inline void absorb(const Bits* x, Bits* state, int64_t n) {
+  constexpr int L = lanes<Bits>;
+  int64_t k = 0;
+  for (; k + L <= n; k += L) absorb<F, L>(x + k, state + k);
+  for (; k < n; ++k) absorb<F, 1>(x + k, state + k);
+}
+
+// y = state (+ other)
+template <typename F, bool Add, typename Bits = typename F::Bits>
+inline void emit(const Bits* state, const Bits* other, Bits* y, int64_t n) {
+  constexpr int L = put_lanes<F, Add>;
+  int64_t k = 0;
+  for (; k + L <= n; k += L) put<F, Add, L>(load<Bits, L>(state + k), other + k, y + k);
+  for (; k < n; ++k) put<F, Add, 1>(state[k], other + k, y + k);
+}
+
+// Both: a step of a scan.
+template <typename F, bool Add, typename Bits = typename F::Bits>
+inline void step(const Bits* x, Bits* state, const Bits* other, Bits* y,
+                 int64_t n) {
+  constexpr int L = put_lanes<F, Add>;
+  int64_t k = 0;
+  for (; k + L <= n; k += L) put<F, Add, L>(absorb<F, L>(x + k, state + k), other + k, y + k);
+  for (; k < n; ++k) put<F, Add, 1>(absorb<F, 1>(x + k, state + k), other + k, y + k);
+}
+
+template <typename Bits>
+inline void clear(Bits* state, int64_t n) {
+  for (int64_t k = 0; k < n; ++k) state[k] = smallest_key<Bits>;
+}
+
+// The lanes At::at(0), At::at(1), ... of a followed by b.
+template <typename At, typename T, int L, int... I>
+inline Vec<T, L> shuffle(Vec<T, L> a, Vec<T, L> b, std::integer_sequence<int, I...>) {
+  if constexpr (L == 1) {
+    return At::at(0) == 0 ? a : b;
+  } else {
+#ifdef __clang__
+    return __builtin_shufflevector(a, b, At::at(I)...);
+#else
+    return __builtin_shuffle(a, b, Vec<Integer<T>, L>{static_cast<Integer<T>>(At::at(I))...});
+#endif
+  }
+}
+
+template <typename At, typename T, int L>
+inline Vec<T, L> shuffle(Vec<T, L> a, Vec<T, L> b) {
+  return shuffle<At, T, L>(a, b, std::make_integer_sequence<int, L>());
+}
+
+// The lane `By` steps back in the scan, or itself.
+template <int L, int By, bool Reverse>
+struct Before {
+  static constexpr int at(int i) { return Reverse ? (i + By < L ? i + By : i) : (i - By >= 0 ? i - By : i); }
+};
+template <int Lane>
+struct Broadcast {
+  static constexpr int at(int) { return Lane; }
+};
+
+// Running maximum within a vector, in log2(L) steps.
+template <typename Bits, int L, bool Reverse, int By = 1>
+inline Vec<Bits, L> running_max(Vec<Bits, L> v) {
+  if constexpr (By >= L) {
+    return v;
+  } else {
+    const Vec<Bits, L> before = shuffle<Before<L, By, Reverse>, Bits, L>(v, v);
+    return running_max<Bits, L, Reverse, 2 * By>(before > v ? before : v);
+  }
+}
+
+// A scan along one line of n neighbours.
+template <typename F, bool Add, bool Reverse, typename Bits = typename F::Bits>
+inline void scan_row(const Bits* x, const Bits* other, Bits* y, int64_t n) {
+  constexpr int L = row_lanes<Bits>, Half = L < put_lanes<F, Add> ? L : put_lanes<F, Add>;
+  Vec<Bits, L> best = all<Bits, L>(smallest_key<Bits>);
+  int64_t done = 0;
+  for (; done + L <= n; done += L) {
+    const int64_t at = Reverse ? n - done - L : done;
+    const Vec<Bits, L> here = running_max<Bits, L, Reverse>(to_key<F, L>(load<Bits, L>(x + at)));
+    const Vec<Bits, L> keys = here > best ? here : best;
+    const Vec<Bits, L> last = shuffle<Broadcast<Reverse ? 0 : L - 1>, Bits, L>(here, here);
+    best = last > best ? last : best;
+    if constexpr (L == Half) {
+      put<F, Add, L>(keys, other + at, y + at);
+    } else {
+      Bits stored[L];
+      store<L>(stored, keys);
+      for (int k = 0; k < L; k += Half) {
+        put<F, Add, Half>(load<Bits, Half>(stored + k), other + at + k, y + at + k);
+      }
+    }
+  }
+  Bits first[L];
+  store<L>(first, best);
+  for (Bits state = first[0]; done < n; ++done) {
+    const int64_t at = Reverse ? n - done - 1 : done;
+    put<F, Add, 1>(absorb<F, 1>(x + at, &state), other + at, y + at);
+  }
+}
+
+// The maximum of a line of n neighbours, everywhere on it.
+template <typename F, bool Add, typename Bits = typename F::Bits>
+inline void max_of_row(const Bits* x, const Bits* other, Bits* y, int64_t n) {
+  constexpr int L = lanes<Bits>, P = put_lanes<F, Add>;
+  Bits state[L];
+  clear(state, L);
+  int64_t k = 0;
+  for (; k + L <= n; k += L) absorb<F, L>(x + k, state);
+  for (; k < n; ++k) absorb<F, 1>(x + k, state);
+  Bits best = state[0];
+  for (int i = 1; i < L; ++i) best = state[i] > best ? state[i] : best;
+  for (k = 0; k + P <= n; k += P) put<F, Add, P>(all<Bits, P>(best), other + k, y + k);
+  for (; k < n; ++k) put<F, Add, 1>(best, other + k, y + k);
+}
+
+// A row of a plane, scanned over its width, + other: keys of its pixels, one behind the other, which take in the row
+// above if that is not null. (Here, so that they are at hand when they are added.)
+template <typename F, bool Add, typename Bits = typename F::Bits>
+inline void pool_row(const Bits* x, Scan scan, const Bits* above, Bits* other, Bits* y, const Plane& plane,
+                     Bits* state) {
+  const int64_t n = plane.channels, pixel = plane.pixel, width = plane.width;
+  if (pixel == 1) {
+    if (above != nullptr) absorb<F>(above, other, width);
+    if (scan == Scan::kWhole) return max_of_row<F, Add>(x, other, y, width);
+    return scan == Scan::kReverse ? scan_row<F, Add, true>(x, other, y, width)
+                                  : scan_row<F, Add, false>(x, other, y, width);
+  }
+  clear(state, n);
+  for (int64_t w = 0; scan == Scan::kWhole && w < width; ++w) absorb<F>(x + w * pixel, state, n);
+  for (int64_t i = 0; i < width; ++i) {
+    const int64_t w = position(i, width, scan);
+    if (above != nullptr) absorb<F>(above + w * pixel, other + w * n, n);
+    if (scan == Scan::kWhole) {
+      emit<F, Add>(state, other + w * n, y + w * pixel, n);
+    } else {
+      step<F, Add>(x + w * pixel, state, other + w * n, y + w * pixel, n);
+    }
+  }
+}
+
+// Ask for memory that is needed soon. The processor's own guesses fail where rows are visited backwards, or far apart.
+template <bool Write, typename T>
+inline void prefetch(const T* data, int64_t n) {
+#ifdef __GNUC__
+  for (int64_t k = 0; k < n; k += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(data + k, Write, 3);
+#endif
+}
+
+// See Kernels.
+template <typename F, typename Bits = typename F::Bits>
+void pool_plane(const void* a_data, Scan a_scan, const void* b_data, Scan b_scan, void* y_data, const Plane& plane,
+                void* scratch) {
+  const auto a = static_cast<const Bits*>(a_data), b = static_cast<const Bits*>(b_data);
+  const auto y = static_cast<Bits*>(y_data), state = static_cast<Bits*>(scratch);
+  const bool dense = plane.pixel == plane.channels;
+  const int64_t pieces = dense ? 1 : plane.width, piece = dense ? plane.width * plane.channels : plane.channels;
+  const int64_t n = pieces * piece, ahead = 1 + 4096 / (n * static_cast<int64_t>(sizeof(Bits)));
+  const bool whole = a_scan == Scan::kWhole;
+  if (a != nullptr) clear(state, n);
+  if (a != nullptr && whole) {
+    for (int64_t h = 0; h < plane.height; ++h) {
+      for (int64_t i = 0; i < pieces; ++i) absorb<F>(a + h * plane.row + i * plane.pixel, state + i * piece, piece);
+    }
+  }
+  for (int64_t step_h = 0; step_h < plane.height; ++step_h) {
+    const int64_t row = position(step_h, plane.height, a_scan) * plane.row;
+    int64_t soon = step_h + ahead, base = 0;
+    const bool next = soon >= plane.height;
+    if (next) {
+      soon -= plane.height;
+      base = plane.next;
+    }
+    if (soon < plane.height && (!next || base != 0)) {
+      base += position(soon, plane.height, a_scan) * plane.row;
+      for (int64_t i = 0; i < pieces; ++i) {
+        const int64_t at = base + i * plane.pixel;
+        if (a != nullptr && (!whole || next)) prefetch<false>(a + at, piece);
+        if (b != nullptr) prefetch<false>(b + at, piece);
+        prefetch<true>(y + at, piece);
+      }
+    }
+    if (a != nullptr && b != nullptr) {
+      pool_row<F, true, Bits>(b + row, b_scan, whole ? nullptr : a + row, state, y + row, plane, state + n);
+    } else if (b != nullptr) {
+      pool_row<F, false, Bits>(b + row, b_scan, nullptr, state, y + row, plane, state);
+    } else if (whole) {
+      for (int64_t i = 0; i < pieces; ++i) emit<F, false>(state + i * piece, state, y + row + i * plane.pixel, piece);
+    } else {
+      for (int64_t i = 0; i < pieces; ++i) {
+        const int64_t at = row + i * plane.pixel;
+        step<F, false>(a + at, state + i * piece, state, y + at, piece);
+      }
+    }
+  }
+}
+
+// Gradients. A line falls into runs: an element that takes over, and those after it up to the next that does. The
+// element has its run's sum, added up in scan order, the others have zero. A first pass in scan order keeps the sums so
+// far and where runs begin; a second one, backwards, finds the sum at each run's end and brings it to its beginning. Of
+// a whole line, there is one sum, and the last element that holds the maximum has it.
+
+// First pass, one step of L lines: sums and begins are this step's.
+template <typename F, bool First, bool Whole, int L, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
+inline void gather(const Bits* grad, const Bits* x, Wide* best, Wide* sum, Wide* sums, int8_t* begins) {
+  using V = Vec<Wide, L>;
+  using I = Vec<Integer<Wide>, L>;
+  const V value = F::template value<L>(load<Bits, L>(x)), g = F::template value<L>(load<Bits, L>(grad));
+  if constexpr (First) {
+    store<L>(best, value);
+    store<L>(sum, g);
+    if (!Whole) store<L>(sums, g);
+    store_mask<L>(begins, all<Integer<Wide>, L>(-1));
+  } else {
+    const V before = load<Wide, L>(best), total = load<Wide, L>(sum);
+    // A NaN takes over from any number, nothing from a NaN; of a whole line, the last NaN or the last equal counts
+    I takes;
+    if constexpr (Whole) {
+      takes = (value >= before) | (value != value);
+    } else {
+      takes = (value > before) | ((value != value) & (before == before));
+    }
+    V now = total + g;
+    if constexpr (!Whole) now = takes ? g : now;
+    store<L>(best, takes ? value : before);
+    store<L>(sum, now);
+    if (!Whole) store<L>(sums, now);
+    store_mask<L>(begins, takes);
+  }
+}
+
+// Second pass. ends: of the lines, whether the next step begins a run; of whole lines, whether the sum is still there.
+template <typename F, bool Whole, int L, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
+inline void settle(const Wide* sums, const int8_t* begins, int8_t* ends, Wide* sum, Bits* grad_x) {
+  using V = Vec<Wide, L>;
+  using I = Vec<Integer<Wide>, L>;
+  const V none = all<Wide, L>(0);
+  const I begin = load_mask<Integer<Wide>, L>(begins), end = load_mask<Integer<Wide>, L>(ends);
+  if constexpr (Whole) {
+    store<L>(grad_x, F::template bits<L>((begin & end) != 0 ? load<Wide, L>(sum) : none));
+    store_mask<L>(ends, static_cast<I>(begin != 0 ? all<Integer<Wide>, L>(0) : end));
+  } else {
+    const V total = end != 0 ? load<Wide, L>(sums) : load<Wide, L>(sum);
+    store<L>(sum, total);
+    store<L>(grad_x, F::template bits<L>(begin != 0 ? total : none));
+    store_mask<L>(ends, begin);
+  }
+}
+
+// Both for n lines side by side.
+template <typename F, bool First, bool Whole, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
+inline void gather(const Bits* grad, const Bits* x, Wide* best,
+                   Wide* sum, Wide* sums, int8_t* begins, int64_t n) {
+  constexpr int L = lanes<Wide>;
+  int64_t k = 0;
+  for (; k + L <= n; k += L) {
+    gather<F, First, Whole, L>(grad + k, x + k, best + k, sum + k, sums + k, begins + k);
+  }
+  for (; k < n; ++k) gather<F, First, Whole, 1>(grad + k, x + k, best + k, sum + k, sums + k, begins + k);
+}
+
+template <typename F, bool Whole, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
+inline void settle(const Wide* sums, const int8_t* begins, int8_t* ends,
+                   Wide* sum, Bits* grad_x, int64_t n) {
+  constexpr int L = lanes<Wide>;
+  int64_t k = 0;
+  for (; k + L <= n; k += L) settle<F, Whole, L>(sums + k, begins + k, ends + k, sum + k, grad_x + k);
+  for (; k < n; ++k) settle<F, Whole, 1>(sums + k, begins + k, ends + k, sum + k, grad_x + k);
+}
+
+// Scratch of n lines scanned together.
+template <typename Wide>
+struct Strips {
+  Wide *best, *sum, *sums;  // n, n, length * n
+  int8_t *ends, *begins;    // n, length * n
+  Strips(void* scratch, int64_t length, int64_t n)
+      : best(static_cast<Wide*>(scratch)),
+        sum(best + n),
+        sums(sum + n),
+        ends(reinterpret_cast<int8_t*>(sums + length * n)),
+        begins(ends + n) {}
+  static int64_t bytes(int64_t length, int64_t n) { return n * ((length + 2) * int64_t(sizeof(Wide)) + length + 1); }
+};
+
+// n lines side by side, whose steps are `stride` elements apart.
+template <typename F, bool Whole, typename Bits = typename F::Bits>
+inline void backward_columns(const Bits* grad, const Bits* x, Bits* grad_x, int64_t length, int64_t stride, Scan scan,
+                             int64_t n, void* scratch) {
+  const Strips<typename F::Wide> lines(scratch, length, n);
+  const int64_t ahead = 1 + 2048 / (n * static_cast<int64_t>(sizeof(Bits)));
+  const int64_t next = n == stride ? length * stride : n;  // where the lines after these are, most likely
+  const auto at = [&](int64_t i) { return position(i, length, scan) * stride; };
+  for (int64_t i = 0; i < length; ++i) {
+    const int64_t kept = Whole ? 0 : i * n;
+    if (i + ahead < length) {
+      prefetch<false>(x + at(i + ahead), n);
+      prefetch<false>(grad + at(i + ahead), n);
+    } else {
+      prefetch<true>(grad_x + at(i), n);
+    }
+    if (i == 0) {
+      gather<F, true, Whole>(grad + at(i), x + at(i), lines.best, lines.sum, lines.sums, lines.begins, n);
+    } else {
+      gather<F, false, Whole>(grad + at(i), x + at(i), lines.best, lines.sum, lines.sums + kept, lines.begins + i * n,
+                              n);
+    }
+  }
+  for (int64_t k = 0; k < n; ++k) lines.ends[k] = -1;
+  for (int64_t i = length; i-- > 0;) {
+    const int64_t kept = Whole ? 0 : i * n;
+    if (i >= ahead) {
+      prefetch<true>(grad_x + at(i - ahead), n);
+    } else {
+      prefetch<false>(x + next + at(i), n);
+      prefetch<false>(grad + next + at(i), n);
+    }
+    settle<F, Whole>(lines.sums + kept, lines.begins + i * n, lines.ends, lines.sum, grad_x + at(i), n);
+  }
+}
+
+// Of two rows a and b of a matrix that are S apart, what they become when blocks of S x S change places.
+template <int L, int S>
+struct Upper {
+  static constexpr int at(int i) { return i & S ? L + i - S : i; }
+};
+template <int L, int S>
+struct Lower {
+  static constexpr int at(int i) { return i & S ? L + i : i + S; }
+};
+
+template <typename T, int L, int S = 1>
+inline void transpose(Vec<T, L>* rows) {
+  if constexpr (S < L) {
+    for (int r = 0; r < L; ++r) {
+      if (r & S) continue;
+      const Vec<T, L> a = rows[r], b = rows[r + S];
+      rows[r] = shuffle<Upper<L, S>, T, L>(a, b);
+      rows[r + S] = shuffle<Lower<L, S>, T, L>(a, b);
+    }
+    transpose<T, L, 2 * S>(rows);
+  }
+}
+
+// Rows are turned in tiles of L x L, several of them side by side, so that their scans do not wait for one another.
+constexpr int kTiles = 4;
+template <typename Wide>
+constexpr int rows_together = kTiles * lanes<Wide>;
+
+// tile[k][r] = row r's element k, for `width` elements.
+template <typename F, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
+inline void read_tile(const Bits* x, int64_t length, int64_t width, Wide (*tile)[rows_together<Wide>]) {
+  constexpr int L = lanes<Wide>, R = rows_together<Wide>;
+  if (width < L) {
+    for (int64_t k = 0; k < width; ++k) {
+      for (int r = 0; r < R; ++r) tile[k][r] = F::template value<1>(x[r * length + k]);
+    }
+    return;
+  }
+  for (int t = 0; t < R; t += L) {
+    Vec<Wide, L> rows[L];
+    for (int r = 0; r < L; ++r) rows[r] = F::template value<L>(load<Bits, L>(x + (t + r) * length));
+    transpose<Wide, L>(rows);
+    for (int k = 0; k < L; ++k) store<L>(tile[k] + t, rows[k]);
+  }
+}
+
+template <typename F, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
+inline void write_tile(const Wide (*tile)[rows_together<Wide>], int64_t length, int64_t width, Bits* x) {
+  constexpr int L = lanes<Wide>, R = rows_together<Wide>;
+  if (width < L) {
+    for (int64_t k = 0; k < width; ++k) {
+      for (int r = 0; r < R; ++r) x[r * length + k] = F::template bits<1>(tile[k][r]);
+    }
+    return;
+  }
+  for (int t = 0; t < R; t += L) {
+    Vec<Wide, L> rows[L];
+    for (int k = 0; k < L; ++k) rows[k] = load<Wide, L>(tile[k] + t);
+    transpose<Wide, L>(rows);
+    for (int r = 0; r < L; ++r) store<L>(x + (t + r) * length, F::template bits<L>(rows[r]));
+  }
+}
+
+// rows_together lines one after the other, turned tile by tile into lines side by side.
+template <typename F, bool Whole, typename Bits = typename F::Bits>
+inline void backward_rows(const Bits* grad, const Bits* x, Bits* grad_x, int64_t length, Scan scan, void* scratch) {
+  using Wide = typename F::Wide;
+  constexpr int L = lanes<Wide>, R = rows_together<Wide>;
+  const Strips<Wide> lines(scratch, length, R);
+  alignas(64) Wide values[L][R], grads[L][R];
+  for (int64_t done = 0; done < length; done += L) {
+    const int64_t width = length - done < L ? length - done : L;
+    const int64_t at = scan == Scan::kReverse ? length - done - width : done;
+    prefetch<false>(x + (length + done) * R, width * R);
+    prefetch<false>(grad + (length + done) * R, width * R);
+    prefetch<true>(grad_x + done * R, width * R);
+    read_tile<F>(x + at, length, width, values);
+    read_tile<F>(grad + at, length, width, grads);
+    for (int64_t i = 0; i < width; ++i) {
+      const int64_t k = position(i, width, scan), kept = Whole ? 0 : (done + i) * R;
+      int8_t* const begins = lines.begins + (done + i) * R;
+      if (done + i == 0) {
+        gather<Plain<Wide>, true, Whole>(grads[k], values[k], lines.best, lines.sum, lines.sums, begins, R);
+      } else {
+        gather<Plain<Wide>, false, Whole>(grads[k], values[k], lines.best, lines.sum, lines.sums + kept, begins, R);
+      }
+    }
+  }
+  for (int k = 0; k < R; ++k) lines.ends[k] = -1;
+  for (int64_t done = (length - 1) / L * L; done >= 0; done -= L) {
+    const int64_t width = length - done < L ? length - done : L;
+    for (int64_t i = width; i-- > 0;) {
+      const int64_t kept = Whole ? 0 : (done + i) * R;
+      settle<Plain<Wide>, Whole>(lines.sums + kept, lines.begins + (done + i) * R, lines.ends, lines.sum,
+                                 values[position(i, width, scan)], R);
+    }
+    write_tile<F>(values, length, width, grad_x + (scan == Scan::kReverse ? length - done - width : done));
+  }
+}
+
+// A line alone, without scratch.
+template <typename F, bool Whole, typename Bits = typename F::Bits>
+inline void backward_line(const Bits* grad, const Bits* x, Bits* grad_x, int64_t length, int64_t stride, Scan scan) {
+  using Wide = typename F::Wide;
+  Wide best = 0, sum = 0;
+  int64_t winner = 0;
+  for (int64_t i = 0; i < length; ++i) {
+    const int64_t at = position(i, length, scan) * stride;
+    const Wide value = F::template value<1>(x[at]), g = F::template value<1>(grad[at]);
+    const bool nan = value != value;
+    const bool takes = i == 0 || (Whole ? value >= best || nan : value > best || (nan && best == best));
+    if (takes && i > 0) grad_x[winner] = F::template bits<1>(Whole ? Wide(0) : sum);
+    sum = i == 0 || (takes && !Whole) ? g : sum + g;
+    grad_x[at] = 0;
+    if (takes) {
+      winner = at;
+      best = value;
+    }
+  }
+  if (length > 0) grad_x[winner] = F::template bits<1>(sum);
+}
+
+template <typename F, bool Whole, typename Bits = typename F::Bits>
+void backward_lines(const void* grad_data, const void* x_data, void* grad_x_data, int64_t lines, int64_t length,
+                    int64_t stride, Scan scan, void* scratch, int64_t scratch_size) {
+  using Wide = typename F::Wide;
+  const auto grad = static_cast<const Bits*>(grad_data), x = static_cast<const Bits*>(x_data);
+  const auto grad_x = static_cast<Bits*>(grad_x_data);
+  int64_t k = 0;
+  if (stride > 1) {
+    int64_t together = scratch_size / Strips<Wide>::bytes(length, 1);
+    if (together >= 64) together = together / 64 * 64;
+    for (; k < lines && (together >= 8 || together >= lines); k += together) {
+      const int64_t n = lines - k < together ? lines - k : together;
+      backward_columns<F, Whole>(grad + k, x + k, grad_x + k, length, stride, scan, n, scratch);
+    }
+    for (; k < lines; ++k) backward_line<F, Whole>(grad + k, x + k, grad_x + k, length, stride, scan);
+    return;
+  }
+  constexpr int R = rows_together<Wide>;
+  for (; k + R <= lines && Strips<Wide>::bytes(length, R) <= scratch_size; k += R) {
+    const int64_t at = k * length;
+    backward_rows<F, Whole>(grad + at, x + at, grad_x + at, length, scan, scratch);
+  }
+  for (; k < lines; ++k) {
+    const int64_t at = k * length;
+    backward_line<F, Whole>(grad + at, x + at, grad_x + at, length, 1, scan);
+  }
+}
+
+template <typename F>
+void backward(const void* grad, const void* x, void* grad_x, int64_t lines, int64_t length, int64_t stride, Scan scan,
+              void* scratch, int64_t scratch_size) {
+  const auto run = scan == Scan::kWhole ? backward_lines<F, true> : backward_lines<F, false>;
+  run(grad, x, grad_x, lines, length, stride, scan, scratch, scratch_size);
+}
+
+inline Kernels kernels(Format format) {
+  switch (format) {
+    case Format::kFloat: return {pool_plane<F32>, backward<F32>};
+    case Format::kDouble: return {pool_plane<F64>, backward<F64>};
+    case Format::kHalf: return {pool_plane<F16>, backward<F16>};
+    default: return {pool_plane<BF16>, backward<BF16>};
+  }
+}

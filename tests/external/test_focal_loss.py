@@ -1,0 +1,347 @@
+"""The focal loss: compiled operators and their stand-in on stock PyTorch, against the published formula."""
+
+import copy
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from external import focal_loss as module
+from external.focal_loss import focal_loss
+
+EPS = 1e-4
+LIMIT = math.log((1 - EPS) / EPS)
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+# of one element, relative to the loss or gradient in float64
+TOLERANCE = {torch.float32: 4e-6, torch.float64: 1e-11, torch.bfloat16: 2**-8, torch.float16: 2**-10}
+needs_compiled = pytest.mark.skipif("cpu" not in module._DEVICES, reason="compiled operators not built")
+
+
+class Stock(torch.autograd.Function):
+    """The operators' stand-ins, with the operators' gradients."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, target: Tensor, *terms: float) -> Tensor:
+        loss, positives = module._stock_loss(logits, target, *terms)
+        ctx.save_for_backward(positives, logits, target)
+        ctx.terms = terms
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return module._stock_loss_backward(grad, *ctx.saved_tensors, *ctx.terms), *[None] * 4
+
+
+def stock(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float = 4.0, eps: float = EPS) -> Tensor:
+    return Stock.apply(logits, target.to(module._wide(logits)), alpha, beta, eps)
+
+
+implementations = pytest.mark.parametrize(
+    "loss", [pytest.param(focal_loss, id="compiled", marks=needs_compiled), pytest.param(stock, id="stock")]
+)
+
+
+def published(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float = 4.0, eps: float = EPS) -> Tensor:
+    """Equation 1 as it is written, many passes over memory."""
+    score = logits.sigmoid().clamp(eps, 1 - eps)
+    positive = target == 1
+    gain = (1 - score).pow(alpha) * score.log()
+    penalty = (1 - target).pow(beta) * score.pow(alpha) * (1 - score).log()
+    return -torch.where(positive, gain, penalty).sum() / positive.sum().clamp(min=1)
+
+
+def run(loss, logits: Tensor, target: Tensor, *terms: float, upstream: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Loss and gradient."""
+    logits = logits.detach().requires_grad_()
+    value = loss(logits, target, *terms)
+    (value * upstream).backward()
+    return value.detach(), logits.grad
+
+
+def check(loss, logits: Tensor, target: Tensor, *terms: float) -> None:
+    """Against the published formula in float64 on the very same numbers."""
+    eps = terms[2] if len(terms) == 3 else EPS
+    wanted, slope = run(published, logits.double(), target.double(), *terms)
+    value, grad = run(loss, logits, target, *terms)
+    tolerance = TOLERANCE[logits.dtype]
+    assert value.dtype == (torch.float64 if torch.float64 in (logits.dtype, target.dtype) else torch.float32)
+    assert value.shape == () and grad.shape == logits.shape and grad.dtype == logits.dtype
+    torch.testing.assert_close(value.double(), wanted, rtol=min(tolerance, 4e-6), atol=1e-12, equal_nan=True)
+    # where the score is as good as at the clamp's border, both sides of it are right
+    limit = math.log((1 - eps) / eps)
+    border = (logits.double().abs() - limit).abs() < 1e-6 * limit
+    zero = torch.zeros((), dtype=grad.dtype, device=grad.device)
+    smallest = 2**-24 if logits.dtype == torch.float16 else 1e-12
+    torch.testing.assert_close(
+        torch.where(border, zero, grad).double(),
+        torch.where(border, zero.double(), slope),
+        rtol=tolerance,
+        atol=smallest,
+        equal_nan=True,
+    )
+
+
+def sample(*shape: int, positives: int = 3, seed: int = 0, dtype=torch.float32, device="cpu") -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(shape, generator=generator, dtype=torch.float64) * 4 - 2
+    target = torch.rand(shape, generator=generator, dtype=torch.float64) ** 8
+    target[torch.rand(shape, generator=generator) < 0.7] = 0
+    target.view(-1)[torch.randperm(target.numel(), generator=generator)[:positives]] = 1
+    return logits.to(device, dtype), target.to(device, torch.promote_types(dtype, torch.float32))
+
+
+@implementations
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("positives", [0, 1, 40])
+def test_matches_the_published_formula(loss, device: str, layout, dtype, positives: int) -> None:
+    for seed, shape in enumerate([(2, 3, 16, 16), (1, 5, 7, 9), (1, 1, 1, 40), (3, 41, 21, 19)]):
+        logits, target = sample(*shape, positives=positives, seed=seed, dtype=dtype, device=device)
+        check(loss, logits.contiguous(memory_format=layout), target)
+        check(loss, logits.contiguous(memory_format=layout), target.contiguous(memory_format=layout))
+
+
+specials = st.sampled_from([0.0, -0.0, LIMIT, -LIMIT, 200.0, -200.0, 9.2, -9.2, 9.25, -9.25, math.inf, -math.inf])
+some_logits = st.one_of(specials, st.floats(-12, 12, width=16), st.just(math.nan))
+some_targets = st.one_of(st.sampled_from([0.0, 1.0, 0.999]), st.floats(0, 1, width=16), st.just(math.nan))
+
+
+@implementations
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_numbers_shapes_and_strides(loss, dtype, data) -> None:
+    shape = data.draw(st.lists(st.integers(0, 5), max_size=4))
+    if data.draw(st.booleans()):
+        shape = [*shape[:3], data.draw(st.integers(0, 70))]  # so that there are whole vectors
+    count = math.prod(shape)
+    with_nan = data.draw(st.booleans())
+    some, aims = (
+        pool if with_nan else pool.filter(lambda value: not math.isnan(value)) for pool in (some_logits, some_targets)
+    )
+    logits = torch.tensor(data.draw(st.lists(some, min_size=count, max_size=count)), dtype=dtype)
+    target = torch.tensor(data.draw(st.lists(aims, min_size=count, max_size=count)), dtype=torch.float32)
+    logits, target = logits.reshape(shape), target.reshape(shape)
+    if dtype == torch.float64:
+        target = target.double()
+
+    def arranged(x: Tensor) -> Tensor:
+        """The same values, stored in another way."""
+        way = data.draw(st.sampled_from(["as it is", "channels_last", "transposed", "strided", "offset"]))
+        if way == "channels_last" and x.dim() == 4:
+            return x.contiguous(memory_format=torch.channels_last)
+        if way == "transposed" and x.dim() > 1:
+            return x.transpose(0, -1).contiguous().transpose(0, -1)
+        if way == "strided":
+            return torch.stack([x, torch.full_like(x, 0.5)], -1)[..., 0]
+        if way == "offset":
+            return torch.cat([x.new_full((1,), 0.5), x.reshape(-1)])[1:].view(shape)
+        return x
+
+    terms = data.draw(st.sampled_from([(), (), (2.0, 4.0, 1e-3), (1.5, 3.0, EPS), (0.0, 0.0, EPS), (3.0, 1.0, 0.2)]))
+    check(loss, arranged(logits), arranged(target), *terms)
+
+
+@implementations
+def test_every_16_bit_logit(loss) -> None:
+    """Also gradients that overflow, and subnormal ones: they are those of float32, rounded."""
+    for dtype in (torch.float16, torch.bfloat16):
+        logits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+        for aim in (0.0, 0.3, 1.0):
+            target = torch.full(logits.shape, aim)
+            for upstream in (1.0, 2.0**-14 * len(logits), 2.0**24 * len(logits), 2.0**-126):
+                value, grad = run(loss, logits, target, upstream=upstream)
+                wide, wide_grad = run(loss, logits.float(), target, upstream=upstream)
+                assert wide.isnan() and value.isnan()
+                torch.testing.assert_close(grad, wide_grad.to(dtype), rtol=0, atol=0, equal_nan=True)
+
+
+@implementations
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_sum_is_exact(loss, dtype) -> None:
+    """Of millions of small terms none is lost: as the network is when training begins."""
+    logits, target = sample(2, 80, 96, 96, positives=20, dtype=dtype)
+    logits = logits / 10 - 7
+    exact = published(logits.double(), target.double())
+    assert loss(logits, target).item() == pytest.approx(exact.item(), rel=2e-7 if dtype == torch.float32 else 1e-13)
+
+
+@needs_compiled
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_threads_change_nothing(dtype) -> None:
+    logits, target = sample(2, 13, 67, 71, dtype=dtype)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(run(focal_loss, logits, target))
+    finally:
+        torch.set_num_threads(before)
+    for value, grad in results[1:]:
+        assert torch.equal(value, results[0][0]) and torch.equal(grad, results[0][1])
+
+
+@needs_compiled
+@pytest.mark.parametrize("capability", ["default", "avx2"])
+def test_lesser_instruction_sets(capability: str) -> None:
+    """The kernels for processors with fewer instructions than this one (the rest of this module has the best)."""
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+    chosen = ["-k", "compiled and (published or numbers or 16_bit or sum)"]
+    done = subprocess.run([*tests, *chosen], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+@implementations
+def test_no_gradient_beyond_the_clamp(loss) -> None:
+    beside = 1e-3
+    logits = torch.tensor([LIMIT - beside, LIMIT + beside, -LIMIT + beside, -LIMIT - beside, math.inf, -math.inf])
+    for target in (0.0, 0.5, 1.0):
+        value, grad = run(loss, logits, torch.full_like(logits, target))
+        assert value.isfinite()
+        assert (grad != 0).tolist() == [True, False, True, False, False, False]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
+def test_the_gradient_has_the_layout_of_the_logits(layout) -> None:
+    logits, target = sample(2, 3, 4, 5)
+    grad = run(focal_loss, logits.contiguous(memory_format=layout), target)[1]
+    assert grad.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("terms", [(2.0, 4.0, EPS), (1.5, 3.0, 1e-3)])
+def test_gradients_of_both_orders(terms) -> None:
+    logits, target = sample(1, 2, 3, 4, dtype=torch.float64)
+    logits[0, 0, 0, :2] = torch.tensor([30.0, -30.0])
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: focal_loss(x, target, *terms), logits)
+    assert torch.autograd.gradgradcheck(lambda x: focal_loss(x, target, *terms), logits)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_operators_are_well_formed(device: str, dtype) -> None:
+    for layout in LAYOUTS:
+        logits, target = sample(2, 3, 4, 5, dtype=dtype, device=device)
+        logits = logits.contiguous(memory_format=layout).requires_grad_()
+        torch.library.opcheck(torch.ops.focal_loss.loss, (logits, target, 2.0, 4.0, EPS))
+        _, positives = torch.ops.focal_loss.loss(logits, target, 2.0, 4.0, EPS)
+        grad = torch.ones((), dtype=target.dtype, device=device)
+        # float16 and bfloat16: second derivatives are compared to more digits than they have
+        logits = logits.detach().requires_grad_(dtype in (torch.float32, torch.float64))
+        torch.library.opcheck(torch.ops.focal_loss.loss_backward, (grad, positives, logits, target, 2.0, 4.0, EPS))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_compiles_into_one_graph(device: str) -> None:
+    logits, target = sample(2, 3, 8, 8, device=device)
+    compiled = torch.compile(lambda x, t: focal_loss(x * 2, t), fullgraph=True, backend="aot_eager")
+    for got, wanted in zip(
+        run(compiled, logits, target), run(lambda x, t: focal_loss(x * 2, t), logits, target), strict=True
+    ):
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_autocast_reads_the_logits_as_they_are(device: str) -> None:
+    layer = nn.Conv2d(2, 3, 1).to(device)
+    images, target = torch.randn(2, 2, 8, 8, device=device), sample(2, 3, 8, 8, device=device)[1]
+    with torch.autocast(device, torch.bfloat16):
+        logits = layer(images)
+        value = focal_loss(logits, target)
+    logits.retain_grad()
+    value.backward()
+    assert logits.dtype == logits.grad.dtype == torch.bfloat16 and value.dtype == torch.float32
+    torch.testing.assert_close(value, published(logits.float(), target), rtol=1e-5, atol=0)
+    assert layer.weight.grad.abs().sum() > 0
+
+
+def test_other_target_dtypes() -> None:
+    logits, target = sample(2, 3, 4, 5)
+    hot = (target == 1).long()
+    for other in (hot, hot.bool(), hot.bfloat16()):
+        assert torch.equal(focal_loss(logits, other), focal_loss(logits, hot.float()))
+    check(focal_loss, logits.double(), target)
+    value = focal_loss(logits, target.double())
+    assert torch.equal(value, focal_loss(logits.double(), target.double()))
+
+
+def test_keeps_its_arguments_and_a_number() -> None:
+    """Nothing of the maps' size is made for the backward pass."""
+    logits, target = sample(2, 3, 4, 5)
+    logits.requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        focal_loss(logits, target)
+    assert [t.data_ptr() for t in kept if t.dim() > 0] == [logits.data_ptr(), target.data_ptr()]
+
+
+def test_a_module_with_it_can_be_copied() -> None:
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(()))
+
+        def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+            return focal_loss(logits + self.bias, target)
+
+    first = Loss()
+    second = copy.deepcopy(first)
+    for loss in (first, second):
+        loss(*sample(2, 3, 4, 5)).backward()
+    assert first.bias.grad.item() == second.bias.grad.item() != 0
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (lambda x, t: (x.long(), t), TypeError, "int64"),
+        (lambda x, t: (x, t[:1]), ValueError, r"\[1, 3, 4, 5\] for \[2, 3, 4, 5\]"),
+        (lambda x, t: (x, t.to("meta")), ValueError, "meta"),
+        (lambda x, t: (x, t.requires_grad_()), ValueError, "detach"),
+        (lambda x, t: (x, t, 2.0, 4.0, 0.0), ValueError, "eps"),
+        (lambda x, t: (x, t, 2.0, 4.0, 0.5), ValueError, "eps"),
+    ],
+)
+def test_bad_input(change, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        focal_loss(*change(*sample(2, 3, 4, 5)))
+
+
+@needs_compiled
+def test_kernels_refuse_what_they_cannot_read() -> None:
+    logits, target = sample(2, 3, 4, 5)
+    one, count = torch.ones(()), torch.ones((), dtype=torch.int64)
+    for bad in ((logits, target.double()), (logits, target[:1]), (logits.double(), target), (logits, target.half())):
+        with pytest.raises(RuntimeError, match="focal loss"):
+            torch.ops.focal_loss.loss(*bad, 2.0, 4.0, EPS)
+        with pytest.raises(RuntimeError, match="focal loss"):
+            torch.ops.focal_loss.loss_backward(one, count, *bad, 2.0, 4.0, EPS)
+    for bad in ((one.double(), count), (one, count.int()), (torch.ones(2), count), (one, torch.ones(2).long())):
+        with pytest.raises(RuntimeError, match="focal loss"):
+            torch.ops.focal_loss.loss_backward(*bad, logits, target, 2.0, 4.0, EPS)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_cuda_is_deterministic_and_does_not_wait(dtype) -> None:
+    logits, target = sample(4, 80, 64, 64, dtype=dtype, device="cuda")
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        results = [run(focal_loss, logits, target) for _ in range(3)]
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    for value, grad in results[1:]:
+        assert torch.equal(value, results[0][0]) and torch.equal(grad, results[0][1])
