@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from models.cornernet import KeypointMaps
+
+CACHED = 2**18  # cells of a heatmap that a CPU's cache holds together with what is made of them
 
 
 class Keypoints(NamedTuple):
@@ -32,16 +33,59 @@ class Detections(NamedTuple):
     labels: Tensor
 
 
+def best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k highest of scores (B, n) float32, fewer if so there are, and their indices: (B, k). Of ties, the first.
+
+    torch.topk leaves the order of ties open. scores: none below 0 but for one value, the same for all that are.
+    """
+    n = scores.shape[1]
+    # Read as an integer, a score of 0 or more keeps its order, and a negative one stays under all of them
+    behind = torch.arange(n - 1, -1, -1, device=scores.device)  # 64 bits: the score in the upper half
+    keys = scores.view(torch.int32).to(torch.int64).bitwise_left_shift_(32).bitwise_or_(behind)
+    keys = keys.topk(min(k, n)).values
+    return (keys >> 32).to(torch.int32).view(torch.float32), n - 1 - (keys & 0xFFFFFFFF)
+
+
+def max_around(maps: Tensor, kernel: int) -> Tensor:
+    """max_pool2d of maps (..., h, w) at stride 1, edges padded; many times as fast on the CPU. kernel: odd."""
+    for axis in (-1, -2):
+        size, low = maps.shape[axis], maps
+        maps = low.clone()
+        for shift in range(1, min(kernel // 2, size - 1) + 1):
+            for here, there in ((shift, 0), (0, shift)):
+                part = maps.narrow(axis, here, size - shift)
+                torch.maximum(part, low.narrow(axis, there, size - shift), out=part)
+    return maps
+
+
+def peaks(scores: Tensor, kernel: int) -> Tensor:
+    """scores (..., h, w), 0 where a cell in the kernel x kernel around is higher."""
+    return max_around(scores, kernel).eq_(scores).mul_(scores)
+
+
 def top_keypoints(heatmap: Tensor, k: int, kernel: int = 3) -> Keypoints:
-    """The k best local maxima of heatmap (B, classes, h, w), scores in 0..1, over all classes; fewer if so there are.
+    """The k best local maxima of heatmap (B, classes, h, w) float32, scores in 0..1, over all classes; fewer if so
+    there are. Ties go by class, then y, then x.
 
     A cell is a maximum when nothing in the kernel x kernel cells around it is higher. x, y: without offsets.
     """
-    peak = F.max_pool2d(heatmap, kernel, stride=1, padding=kernel // 2) == heatmap
-    batch, _, height, width = heatmap.shape
-    scores, index = (heatmap * peak).flatten(1).topk(min(k, heatmap[0].numel()))
-    cell = index % (height * width)
-    return Keypoints(scores, index // (height * width), cell % width, cell // width)
+    batch, classes, height, width = heatmap.shape
+    heatmap = heatmap.detach().contiguous()
+    # On the CPU a few classes at a time: they stay in its cache
+    step = classes if heatmap.is_cuda else max(1, CACHED // (batch * height * width))
+    best_of_row = torch.cat([peaks(part, kernel).amax(3) for part in heatmap.split(step, 1)], 1)  # (B, classes, h)
+    # The k best cells lie in the k rows with the best cells: any other row has k better ones, or as good and before it.
+    # The rows stay in their order, so that the order of ties is that of the whole maps.
+    rows = best(best_of_row.flatten(1), k)[1].sort().values  # (B, k)
+    labels, y = rows // height, rows % height
+    image = torch.arange(batch, device=rows.device)[:, None]
+    reach = kernel // 2
+    around = torch.arange(-reach, reach + 1, device=rows.device)  # edges repeat a row of the same neighbourhood
+    strips = heatmap[image[..., None], labels[..., None], (y[..., None] + around).clamp(0, height - 1)]
+    strips = peaks(strips, kernel)[:, :, reach]  # (B, k, kernel, w) -> (B, k, w)
+    scores, index = best(strips.flatten(1), k)
+    row = index // width
+    return Keypoints(scores, labels.gather(1, row), index % width, y.gather(1, row))
 
 
 def at_keypoints(maps: Tensor, points: Keypoints) -> Tensor:
@@ -87,7 +131,7 @@ def decode_corners(
     br_score, br_label, x2, y2, br_embedding = (v[:, None, :] for v in corners[1])
     rejected = (tl_label != br_label) | ((tl_embedding - br_embedding).abs() > max_distance) | (x2 < x1) | (y2 < y1)
     scores = torch.where(rejected, -1, (tl_score + br_score) / 2).flatten(1)  # (B, K * K)
-    scores, index = scores.topk(min(pairs, scores.shape[1]))
+    scores, index = best(scores, pairs)
 
     def pick(v: Tensor) -> Tensor:  # (B, K, 1) or (B, 1, K) -> (B, n)
         return v.expand(rejected.shape).flatten(1).gather(1, index)
