@@ -116,4 +116,4 @@ def suppression(setting: Setting) -> Iterator[Row]:
                 note = f"at most {released / 5:.1f} ms where the release took {released}" if released else ""
                 case, base = f"{name}, {count} boxes", ("published, plain C", works[1])
                 target = FIFTH * RELEASE_IN_PLAIN_C
-                yield timed_row(setting, "soft_nms", case, works[0], base, target, note=note)
+                yield timed_row(setting, "soft_nms", case, works[0], base, target, one_core=True, note=note)

@@ -72,10 +72,10 @@ def parts(index: CocoIndex, images: int) -> dict[str, float]:
             timed("crop, resize, mirror", lambda shown=shown: apply_crop(*shown))
             timed("seed and colour draws", lambda rng=rng: draw_colour(rng))
         samples = dataset.__getitems__(batch)
-        made = timed("collate", lambda samples=samples: collate(samples))
+        made = timed("collate", lambda samples=samples: collate(samples, shared=True))
         timed("to shared memory", lambda made=made: ForkingPickler.dumps(made))  # as a worker hands it over
     for batch in keys:
-        timed("all", lambda batch=batch: ForkingPickler.dumps(collate(dataset.__getitems__(batch))))
+        timed("all", lambda batch=batch: ForkingPickler.dumps(collate(dataset.__getitems__(batch), shared=True)))
     spent["decode"] -= spent["read"]  # read_image reads the file as well
     return {name: 1000 * seconds / (len(keys) * BATCH) for name, seconds in spent.items()}
 

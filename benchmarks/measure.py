@@ -1,7 +1,8 @@
 """What the benchmarks have in common: timing in rounds, spreads, rows, their table, and the machine they ran on.
 
 What is compared is timed in turn, round after round, each time in another order, and a ratio is the median of the
-rounds' own ratios: work of others on the machine slows both sides of a round, and so moves the ratio little.
+rounds' own ratios: work of others on the machine slows both sides of a round, and so moves the ratio little. What runs
+on one thread is timed by the processor's time that it takes.
 """
 
 import ctypes
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, NamedTuple
@@ -101,8 +103,8 @@ class Row:
         return {"benchmark": self.benchmark, "case": self.case, **values, "met": self.met}
 
 
-def clock(device: torch.device, work: Work, calls: int = 1) -> float:
-    """Seconds per call."""
+def clock(device: torch.device, work: Work, calls: int = 1, one_core: bool = False) -> float:
+    """Seconds per call. one_core: the processor's time, without waiting for a turn, of work on one thread."""
     if device.type == "cuda":
         begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begun.record()
@@ -111,33 +113,38 @@ def clock(device: torch.device, work: Work, calls: int = 1) -> float:
         done.record()
         done.synchronize()
         return begun.elapsed_time(done) / 1000 / calls
-    begun = time.perf_counter()
+    now = time.process_time if one_core else time.perf_counter
+    begun = now()
     for _ in range(calls):
         work()
-    return (time.perf_counter() - begun) / calls
+    return (now() - begun) / calls
 
 
 def race(
-    setting: Setting, works: Mapping[str, Work], seldom: Sequence[str] = (), rounds: int = ROUNDS
+    setting: Setting,
+    works: Mapping[str, Work],
+    seldom: Sequence[str] = (),
+    rounds: int = ROUNDS,
+    one_core: bool = False,
 ) -> dict[str, list[float]]:
     """Seconds per call of each work, a value per round, after one call that is not counted.
 
-    seldom: works that only the first, the middle and the last round time.
+    seldom: works that only the first, the middle and the last round time. one_core: as of `clock`.
     """
-    works, device = dict(works), setting.device
+    works, timed = dict(works), partial(clock, setting.device, one_core=one_core)
     for work in works.values():
-        clock(device, work)
-    once = {name: clock(device, work) for name, work in works.items()}
-    least = 0 if setting.small else AT_LEAST[device.type]
-    calls = {name: max(1, math.ceil(least / seconds)) for name, seconds in once.items()}
+        timed(work)
+    once = {name: timed(work) for name, work in works.items()}
+    least = 0 if setting.small else AT_LEAST[setting.device.type]
+    calls = {name: max(1, math.ceil(least / max(seconds, 1e-7))) for name, seconds in once.items()}
     cost = sum(once[name] * calls[name] for name in works if name not in seldom)
-    rounds = 3 if setting.small else max(rounds, min(200, int(setting.seconds / cost)))
+    rounds = 3 if setting.small else max(rounds, min(200, int(setting.seconds / max(cost, 1e-7))))
     times: dict[str, list[float]] = {name: [] for name in works}
     order = list(works)
     for number in range(rounds):
         for name in order[number % len(order) :] + order[: number % len(order)]:
             if name not in seldom or number in (0, rounds // 2, rounds - 1):
-                times[name].append(clock(device, works[name], calls[name]))
+                times[name].append(timed(works[name], calls[name]))
     return times
 
 
@@ -149,11 +156,12 @@ def timed_row(
     against: tuple[str, Work],
     target: float | None,
     others: Mapping[str, Work] | None = None,
+    one_core: bool = False,
     **more: Any,
 ) -> Row:
     """Race ours against one work, for the ratio that the target is of, and, less often, others."""
     others = dict(others or {})
-    times = race(setting, {"ours": ours, "base": against[1], **others}, tuple(others))
+    times = race(setting, {"ours": ours, "base": against[1], **others}, tuple(others), one_core=one_core)
     return times_row(setting, benchmark, case, times, against[0], target, **more)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from db import CocoIndex, DataError
 
@@ -125,8 +126,8 @@ class TrainingSet(Dataset):
         return Sample(*shown, colour, int(self.index.image_ids[i]), unreadable)
 
 
-def collate(samples: list[Sample] | DataError) -> Batch | DataError:
-    """Put samples together."""
+def collate(samples: list[Sample] | DataError, shared: bool | None = None) -> Batch | DataError:
+    """Put samples together. shared: whether images are laid where other processes can have them; None: in a worker."""
     if isinstance(samples, DataError):
         return samples
     images, boxes, labels, colour, image_ids, unreadable = zip(*samples, strict=True)
@@ -135,7 +136,8 @@ def collate(samples: list[Sample] | DataError) -> Batch | DataError:
     else:
         colour = None
     return Batch(
-        images=torch.from_numpy(np.stack([image.transpose(2, 0, 1) for image in images])),
+        # in memory as the images are (pixel by pixel: channels_last), so that they are copied as they lie
+        images=_stack(images, get_worker_info() is not None if shared is None else shared).permute(0, 3, 1, 2),
         boxes=torch.from_numpy(np.concatenate(boxes)),
         labels=torch.from_numpy(np.concatenate(labels)),
         image_index=torch.from_numpy(np.repeat(np.arange(len(boxes)), [len(part) for part in boxes])),
@@ -143,6 +145,22 @@ def collate(samples: list[Sample] | DataError) -> Batch | DataError:
         image_ids=torch.tensor(image_ids),
         unreadable=sum(unreadable, []),
     )
+
+
+def _stack(images: Sequence[np.ndarray], shared: bool) -> Tensor:
+    """Images (H, W, 3) as one (B, H, W, 3), if shared in memory that is handed to another process without a copy.
+
+    A file in memory is written to before it is mapped: that takes half the time of touching fresh pages one by one.
+    """
+    if not shared or not hasattr(os, "memfd_create"):  # PyTorch copies it where it is handed over
+        return torch.from_numpy(np.stack(images))
+    descriptor = os.memfd_create("images")
+    with open(descriptor, "wb") as file:
+        for image in images:
+            file.write(np.ascontiguousarray(image))
+        file.flush()
+        storage = torch.UntypedStorage._new_shared_fd_cpu(descriptor, sum(image.nbytes for image in images))
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (len(images), *images[0].shape))
 
 
 class MicroBatches:
