@@ -22,7 +22,7 @@ from nnet.experiment import exit_code, load_split
 from sample import Augment, Batch, MicroBatches, TrainingSet, make_loader, read_image
 from sample.augment import apply_crop, draw_crop
 from sample.colour import draw_colour
-from sample.loader import collate
+from sample.loader import collate, collate_and_pack, pack
 
 SIZE = (511, 511)
 BATCH = 5  # images of a micro-batch, as most in the paper's run
@@ -72,10 +72,10 @@ def parts(index: CocoIndex, images: int) -> dict[str, float]:
             timed("crop, resize, mirror", lambda shown=shown: apply_crop(*shown))
             timed("seed and colour draws", lambda rng=rng: draw_colour(rng))
         samples = dataset.__getitems__(batch)
-        made = timed("collate", lambda samples=samples: collate(samples, shared=True))
-        timed("to shared memory", lambda made=made: ForkingPickler.dumps(made))  # as a worker hands it over
+        made = timed("collate", lambda samples=samples: collate(samples))
+        timed("to shared memory", lambda made=made: ForkingPickler.dumps(pack(made)))  # as a worker hands it over
     for batch in keys:
-        timed("all", lambda batch=batch: ForkingPickler.dumps(collate(dataset.__getitems__(batch), shared=True)))
+        timed("all", lambda batch=batch: ForkingPickler.dumps(collate_and_pack(dataset.__getitems__(batch))))
     spent["decode"] -= spent["read"]  # read_image reads the file as well
     return {name: 1000 * seconds / (len(keys) * BATCH) for name, seconds in spent.items()}
 
@@ -88,7 +88,7 @@ def crossing(index: CocoIndex) -> tuple[int, int, int]:
     dataset = TrainingSet(index, SIZE, Augment(), 0)
     batch: Batch = collate(dataset.__getitems__([(0, i) for i in range(BATCH)]))
     rest = [batch.boxes, batch.labels, batch.image_index, batch.image_ids, *batch.colour]
-    pickled = len(ForkingPickler.dumps(batch))
+    pickled = len(ForkingPickler.dumps(pack(batch)))
     return batch.images.nbytes // BATCH, sum(t.nbytes for t in rest) // BATCH, pickled // BATCH
 
 

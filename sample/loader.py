@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from db import CocoIndex, DataError
 
@@ -22,6 +22,7 @@ from .colour import ColourDraw, draw_colour
 
 Key = tuple[int, int]  # epoch, position of the image in the index
 
+ALIGNMENT = 64  # bytes: where tensors begin in memory
 IN_A_ROW = 10  # so many unreadable images one after the other end the run
 
 
@@ -62,6 +63,64 @@ class Batch(NamedTuple):
 
         colour = self.colour and ColourDraw(*map(moved, self.colour))
         return Batch(*map(moved, self))._replace(colour=colour)
+
+
+class Packed(NamedTuple):
+    """A batch on its way from a worker to the trainer, all its tensors in one piece of memory that both have.
+
+    One tensor by itself would have a piece of its own: a file to be made, sent for and mapped, for each of them.
+    """
+
+    memory: Tensor  # uint8
+    places: list[tuple[torch.dtype, tuple[int, ...], tuple[int, ...], int]]  # type, shape, strides, first byte of each
+    unreadable: list[Unreadable]
+
+    def unpack(self) -> Batch:
+        """The batch, its tensors where they lie."""
+        storage = self.memory.untyped_storage()
+        start = self.memory.storage_offset()
+        tensors = [
+            torch.empty(0, dtype=dtype).set_(storage, (start + first) // dtype.itemsize, shape, strides)
+            for dtype, shape, strides, first in self.places
+        ]
+        images, boxes, labels, image_index, image_ids, *colour = tensors
+        colour = ColourDraw(*colour) if colour else None
+        return Batch(images, boxes, labels, image_index, colour, image_ids, self.unreadable)
+
+
+def pack(batch: Batch) -> Packed:
+    """Copy a batch into memory that another process can be given.
+
+    Where the system has files in memory, one is written to before it is mapped: that takes half the time of touching
+    fresh pages one by one.
+    """
+    tensors = [batch.images, batch.boxes, batch.labels, batch.image_index, batch.image_ids, *(batch.colour or ())]
+    # as they lie in memory: the first step along which they are dense has the largest stride
+    flat = [tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True)) for tensor in tensors]
+    places, end = [], 0
+    for tensor in tensors:
+        places.append((tensor.dtype, tuple(tensor.shape), tensor.stride(), end))
+        end += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("batch")
+        with open(descriptor, "wb") as file:
+            for tensor, (*_, first) in zip(flat, places, strict=True):
+                file.seek(first)
+                file.write(tensor.numpy())
+            file.truncate(end)
+            memory = torch.UntypedStorage._new_shared_fd_cpu(descriptor, end)
+        memory = torch.empty(0, dtype=torch.uint8).set_(memory, 0, (end,))
+    else:
+        memory = torch.empty(end, dtype=torch.uint8).share_memory_()
+        for tensor, (*_, first) in zip(flat, places, strict=True):
+            memory[first : first + tensor.nbytes] = tensor.reshape(-1).view(torch.uint8)
+    return Packed(memory, places, batch.unreadable)
+
+
+def collate_and_pack(samples: list[Sample] | DataError) -> Packed | DataError:
+    """What workers do with their samples."""
+    made = collate(samples)
+    return made if isinstance(made, DataError) else pack(made)
 
 
 class TrainingSet(Dataset):
@@ -126,8 +185,8 @@ class TrainingSet(Dataset):
         return Sample(*shown, colour, int(self.index.image_ids[i]), unreadable)
 
 
-def collate(samples: list[Sample] | DataError, shared: bool | None = None) -> Batch | DataError:
-    """Put samples together. shared: whether images are laid where other processes can have them; None: in a worker."""
+def collate(samples: list[Sample] | DataError) -> Batch | DataError:
+    """Put samples together."""
     if isinstance(samples, DataError):
         return samples
     images, boxes, labels, colour, image_ids, unreadable = zip(*samples, strict=True)
@@ -137,7 +196,7 @@ def collate(samples: list[Sample] | DataError, shared: bool | None = None) -> Ba
         colour = None
     return Batch(
         # in memory as the images are (pixel by pixel: channels_last), so that they are copied as they lie
-        images=_stack(images, get_worker_info() is not None if shared is None else shared).permute(0, 3, 1, 2),
+        images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
         boxes=torch.from_numpy(np.concatenate(boxes)),
         labels=torch.from_numpy(np.concatenate(labels)),
         image_index=torch.from_numpy(np.repeat(np.arange(len(boxes)), [len(part) for part in boxes])),
@@ -145,22 +204,6 @@ def collate(samples: list[Sample] | DataError, shared: bool | None = None) -> Ba
         image_ids=torch.tensor(image_ids),
         unreadable=sum(unreadable, []),
     )
-
-
-def _stack(images: Sequence[np.ndarray], shared: bool) -> Tensor:
-    """Images (H, W, 3) as one (B, H, W, 3), if shared in memory that is handed to another process without a copy.
-
-    A file in memory is written to before it is mapped: that takes half the time of touching fresh pages one by one.
-    """
-    if not shared or not hasattr(os, "memfd_create"):  # PyTorch copies it where it is handed over
-        return torch.from_numpy(np.stack(images))
-    descriptor = os.memfd_create("images")
-    with open(descriptor, "wb") as file:
-        for image in images:
-            file.write(np.ascontiguousarray(image))
-        file.flush()
-        storage = torch.UntypedStorage._new_shared_fd_cpu(descriptor, sum(image.nbytes for image in images))
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (len(images), *images[0].shape))
 
 
 class MicroBatches:
@@ -231,12 +274,12 @@ class Loader(DataLoader):
     def __iter__(self) -> Iterator[Batch]:
         return self._batches(super().__iter__())  # the workers start now, not with the first batch
 
-    def _batches(self, batches: Iterator[Batch | DataError]) -> Iterator[Batch]:
+    def _batches(self, batches: Iterator[Batch | Packed | DataError]) -> Iterator[Batch]:
         try:
             for batch in batches:
                 if isinstance(batch, DataError):
                     raise batch
-                yield batch
+                yield batch.unpack() if isinstance(batch, Packed) else batch
         except (EOFError, OSError) as error:
             # A worker died while its batch was being fetched. Its connections close before the signal of its death
             # arrives, for which PyTorch's handler raises a RuntimeError that names the process: give it the time.
@@ -264,7 +307,7 @@ def make_loader(
     return Loader(
         dataset,
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=collate_and_pack if workers > 0 else collate,
         num_workers=workers,
         timeout=timeout if workers > 0 else 0,
         prefetch_factor=4 if workers > 0 else None,
