@@ -19,7 +19,7 @@ from benchmarks.measure import Row, Setting, limit_row, race, times_row
 from db import CocoIndex, load_index
 from nnet.experiment import load_split
 from sample import Augment, MicroBatches, TrainingSet
-from sample.loader import collate_and_pack
+from sample.loader import pack
 
 IMAGES, BOXES, CATEGORIES = 118_287, 860_001, 80  # of train2017
 # What the release took on one machine: a sample 13.5 ms, of which decoding 4.5; json.load of the annotations 4.1 s.
@@ -90,7 +90,7 @@ def sample(setting: Setting) -> Iterator[Row]:
 
         def ours() -> None:
             for keys in batches:
-                ForkingPickler.dumps(collate_and_pack(dataset.__getitems__(keys)))  # as a worker hands it over
+                ForkingPickler.dumps(pack(dataset.__getitems__(keys)))  # as a worker hands it over
 
         def decode() -> None:
             for file in chosen:

@@ -185,7 +185,7 @@ def _resize(window: np.ndarray, shift: tuple[int, int], input_size: Size) -> tup
 def finish_boxes(boxes: np.ndarray, labels: np.ndarray, input_size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Clip boxes (n, 4) in input pixels to [0, W - 1] x [0, H - 1], and drop those left without area."""
     height, width = input_size
-    boxes = np.clip(boxes, 0, (width - 1, height - 1, width - 1, height - 1))
+    boxes = np.minimum(np.maximum(boxes, 0), np.array([width - 1, height - 1] * 2))
     kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     return boxes[kept], labels[kept]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import sys
 import time
@@ -72,55 +74,17 @@ class Packed(NamedTuple):
     """
 
     memory: Tensor  # uint8
-    places: list[tuple[torch.dtype, tuple[int, ...], tuple[int, ...], int]]  # type, shape, strides, first byte of each
+    places: list[tuple[torch.dtype, tuple[int, ...], int]]  # type, shape and first byte of each: images (B, H, W, 3)
     unreadable: list[Unreadable]
 
     def unpack(self) -> Batch:
         """The batch, its tensors where they lie."""
-        storage = self.memory.untyped_storage()
-        start = self.memory.storage_offset()
-        tensors = [
-            torch.empty(0, dtype=dtype).set_(storage, (start + first) // dtype.itemsize, shape, strides)
-            for dtype, shape, strides, first in self.places
-        ]
-        images, boxes, labels, image_index, image_ids, *colour = tensors
-        colour = ColourDraw(*colour) if colour else None
-        return Batch(images, boxes, labels, image_index, colour, image_ids, self.unreadable)
-
-
-def pack(batch: Batch) -> Packed:
-    """Copy a batch into memory that another process can be given.
-
-    Where the system has files in memory, one is written to before it is mapped: that takes half the time of touching
-    fresh pages one by one.
-    """
-    tensors = [batch.images, batch.boxes, batch.labels, batch.image_index, batch.image_ids, *(batch.colour or ())]
-    # as they lie in memory: the first step along which they are dense has the largest stride
-    flat = [tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True)) for tensor in tensors]
-    places, end = [], 0
-    for tensor in tensors:
-        places.append((tensor.dtype, tuple(tensor.shape), tensor.stride(), end))
-        end += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("batch")
-        with open(descriptor, "wb") as file:
-            for tensor, (*_, first) in zip(flat, places, strict=True):
-                file.seek(first)
-                file.write(tensor.numpy())
-            file.truncate(end)
-            memory = torch.UntypedStorage._new_shared_fd_cpu(descriptor, end)
-        memory = torch.empty(0, dtype=torch.uint8).set_(memory, 0, (end,))
-    else:
-        memory = torch.empty(end, dtype=torch.uint8).share_memory_()
-        for tensor, (*_, first) in zip(flat, places, strict=True):
-            memory[first : first + tensor.nbytes] = tensor.reshape(-1).view(torch.uint8)
-    return Packed(memory, places, batch.unreadable)
-
-
-def collate_and_pack(samples: list[Sample] | DataError) -> Packed | DataError:
-    """What workers do with their samples."""
-    made = collate(samples)
-    return made if isinstance(made, DataError) else pack(made)
+        storage, start = self.memory.untyped_storage(), self.memory.storage_offset()
+        images, *rest = (
+            torch.empty(0, dtype=dtype).set_(storage, (start + first) // dtype.itemsize, shape)
+            for dtype, shape, first in self.places
+        )
+        return _batch(images, rest, self.unreadable)
 
 
 class TrainingSet(Dataset):
@@ -189,21 +153,55 @@ def collate(samples: list[Sample] | DataError) -> Batch | DataError:
     """Put samples together."""
     if isinstance(samples, DataError):
         return samples
-    images, boxes, labels, colour, image_ids, unreadable = zip(*samples, strict=True)
-    if colour[0] is not None:
-        colour = ColourDraw(*(torch.from_numpy(np.stack(part)) for part in zip(*colour, strict=True)))
+    images, rest, unreadable = _columns(samples)
+    return _batch(torch.from_numpy(np.stack(images)), map(torch.from_numpy, rest), unreadable)
+
+
+def pack(samples: list[Sample] | DataError) -> Packed | DataError:
+    """As `collate`, in memory that another process can be given: what workers do.
+
+    Where the system has files in memory, one is written to before it is mapped: that takes half the time of touching
+    fresh pages one by one.
+    """
+    if isinstance(samples, DataError):
+        return samples
+    images, rest, unreadable = _columns(samples)
+    shapes = [(len(images), *images[0].shape), *(array.shape for array in rest)]
+    types = [torch.uint8, *(torch.from_numpy(array).dtype for array in rest)]
+    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, types, strict=True)]
+    *firsts, end = itertools.accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes), initial=0)
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("batch")
+        with open(descriptor, "wb") as file:
+            for image in images:
+                file.write(np.ascontiguousarray(image))
+            for array, first in zip(rest, firsts[1:], strict=True):
+                file.seek(first)
+                file.write(np.ascontiguousarray(array))
+            file.truncate(end)
+            storage = torch.UntypedStorage._new_shared_fd_cpu(descriptor, end)
+        memory = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (end,))
     else:
-        colour = None
-    return Batch(
-        # in memory as the images are (pixel by pixel: channels_last), so that they are copied as they lie
-        images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
-        boxes=torch.from_numpy(np.concatenate(boxes)),
-        labels=torch.from_numpy(np.concatenate(labels)),
-        image_index=torch.from_numpy(np.repeat(np.arange(len(boxes)), [len(part) for part in boxes])),
-        colour=colour,
-        image_ids=torch.tensor(image_ids),
-        unreadable=sum(unreadable, []),
-    )
+        memory = torch.empty(end, dtype=torch.uint8).share_memory_()
+        for array, first, size in zip([np.stack(images), *rest], firsts, sizes, strict=True):
+            memory[first : first + size] = torch.from_numpy(array).flatten().view(torch.uint8)
+    return Packed(memory, list(zip(types, shapes, firsts, strict=True)), unreadable)
+
+
+def _columns(samples: list[Sample]) -> tuple[Sequence[np.ndarray], list[np.ndarray], list[Unreadable]]:
+    """The images, and what else a batch holds, as arrays: boxes, labels, image_index, image_ids, and the draws."""
+    images, boxes, labels, colour, image_ids, unreadable = zip(*samples, strict=True)
+    owners = np.repeat(np.arange(len(boxes)), [len(part) for part in boxes])
+    rest = [np.concatenate(boxes), np.concatenate(labels), owners, np.array(image_ids, np.int64)]
+    draws = [np.stack(part) for part in zip(*colour, strict=True)] if colour[0] is not None else []
+    return images, rest + draws, sum(unreadable, [])
+
+
+def _batch(images: Tensor, rest: Iterable[Tensor], unreadable: list[Unreadable]) -> Batch:
+    """A batch of images (B, H, W, 3), which stay as they lie in memory (channels_last), and the rest as of _columns."""
+    boxes, labels, image_index, image_ids, *colour = rest
+    colour = ColourDraw(*colour) if colour else None
+    return Batch(images.permute(0, 3, 1, 2), boxes, labels, image_index, colour, image_ids, unreadable)
 
 
 class MicroBatches:
@@ -307,7 +305,7 @@ def make_loader(
     return Loader(
         dataset,
         batch_sampler=batches,
-        collate_fn=collate_and_pack if workers > 0 else collate,
+        collate_fn=pack if workers > 0 else collate,
         num_workers=workers,
         timeout=timeout if workers > 0 else 0,
         prefetch_factor=4 if workers > 0 else None,
