@@ -19,10 +19,10 @@ import torch
 
 from db import CocoIndex
 from nnet.experiment import exit_code, load_split
-from sample import Augment, Batch, MicroBatches, TrainingSet, make_loader, read_image
+from sample import Augment, MicroBatches, TrainingSet, make_loader, read_image
 from sample.augment import apply_crop, draw_crop
 from sample.colour import draw_colour
-from sample.loader import collate
+from sample.loader import pack
 
 SIZE = (511, 511)
 BATCH = 5  # images of a micro-batch, as most in the paper's run
@@ -46,7 +46,7 @@ def parts(index: CocoIndex, images: int) -> dict[str, float]:
     """Milliseconds per image of each part of a worker's work, in this process, on one thread."""
     cv2.setNumThreads(0)
     dataset, spent = TrainingSet(index, SIZE, Augment(), 0), dict.fromkeys(("read", "decode"), 0.0)
-    for name in ("seed and colour draws", "crop, resize, mirror", "collate", "to shared memory", "all"):
+    for name in ("seed and colour draws", "crop, resize, mirror", "to shared memory", "all"):
         spent[name] = 0.0
 
     def timed(name: str, work: Callable):
@@ -72,10 +72,9 @@ def parts(index: CocoIndex, images: int) -> dict[str, float]:
             timed("crop, resize, mirror", lambda shown=shown: apply_crop(*shown))
             timed("seed and colour draws", lambda rng=rng: draw_colour(rng))
         samples = dataset.__getitems__(batch)
-        made = timed("collate", lambda samples=samples: collate(samples))
-        timed("to shared memory", lambda made=made: ForkingPickler.dumps(made))  # as a worker hands it over
+        timed("to shared memory", lambda samples=samples: ForkingPickler.dumps(pack(samples)))  # as a worker does
     for batch in keys:
-        timed("all", lambda batch=batch: ForkingPickler.dumps(collate(dataset.__getitems__(batch))))
+        timed("all", lambda batch=batch: ForkingPickler.dumps(pack(dataset.__getitems__(batch))))
     spent["decode"] -= spent["read"]  # read_image reads the file as well
     return {name: 1000 * seconds / (len(keys) * BATCH) for name, seconds in spent.items()}
 
@@ -86,9 +85,10 @@ def crossing(index: CocoIndex) -> tuple[int, int, int]:
     The worker copies the tensors to memory that it shares with the trainer, which uses them where they lie.
     """
     dataset = TrainingSet(index, SIZE, Augment(), 0)
-    batch: Batch = collate(dataset.__getitems__([(0, i) for i in range(BATCH)]))
+    packed = pack(dataset.__getitems__([(0, i) for i in range(BATCH)]))
+    batch = packed.unpack()
     rest = [batch.boxes, batch.labels, batch.image_index, batch.image_ids, *batch.colour]
-    pickled = len(ForkingPickler.dumps(batch))
+    pickled = len(ForkingPickler.dumps(packed))
     return batch.images.nbytes // BATCH, sum(t.nbytes for t in rest) // BATCH, pickled // BATCH
 
 

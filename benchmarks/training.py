@@ -26,7 +26,7 @@ from models.losses import LossWeights
 from nnet.distributed import Group
 from nnet.experiment import choose_device, set_up_backends
 from nnet.log import peak_memory
-from nnet.training import NotFinite, StepOptions, build_step
+from nnet.training import NotFinite, Step, StepOptions, build_step
 from sample import Batch, Penalty
 from sample.colour import ColourDraw, draw_colour
 
@@ -66,17 +66,26 @@ def draw_batch(images: int, size: tuple[int, int], classes: int, rng: np.random.
 
 def measure(config: configs.Config, classes: int, steps: int) -> dict:
     """Seconds of each step after a first that is not counted, of that first, and peak memory in GB."""
-    c = config.train
-    set_up_backends(c.threads, c.tf32)
-    device = choose_device(c.device)
+    set_up_backends(config.train.threads, config.train.tf32)
     torch.manual_seed(config.seed)
-    network = build_network(classes, **asdict(config.model))
+    step, batches = prepare(config, classes, build_network(classes, **asdict(config.model)))
+    return time_steps(step, batches, steps, step.group.device)
+
+
+def prepare(config: configs.Config, classes: int, network: torch.nn.Module) -> tuple[Step, list[Batch]]:
+    """The steps of a config with this network, and random data for one of them."""
+    c = config.train
     penalty, weights = Penalty(**asdict(config.penalty)), LossWeights(**asdict(config.loss))
     options = StepOptions(*(getattr(c, name) for name in StepOptions._fields))
-    step = build_step(network, classes, penalty, weights, options, len(c.batch), Group(device))
+    group = Group(choose_device(c.device))
+    step = build_step(network, classes, penalty, weights, options, len(c.batch), group)
+    rng = np.random.default_rng(config.seed)
+    return step, [draw_batch(n, tuple(config.data.input_size), classes, rng) for n in c.batch]
 
-    rng, seconds = np.random.default_rng(config.seed), []
-    batches = [draw_batch(n, tuple(config.data.input_size), classes, rng) for n in c.batch]
+
+def time_steps(step: Step, batches: list[Batch], steps: int, device: torch.device) -> dict:
+    """As `measure`, of steps on the same data again and again."""
+    seconds = []
     for _ in range(steps + 1):
         synchronise(device)
         begun = time.perf_counter()

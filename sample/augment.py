@@ -115,7 +115,7 @@ def _is_truncated(data: bytes) -> bool:
             at += 1
             continue
         if data[at + 1] == 0xDA:  # start of scan: from here on the end marker cannot occur by chance
-            return data.find(b"\xff\xd9", at) < 0
+            return data.rfind(b"\xff\xd9", at) < 0  # from the end: that is where it is
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return True
 
@@ -185,7 +185,7 @@ def _resize(window: np.ndarray, shift: tuple[int, int], input_size: Size) -> tup
 def finish_boxes(boxes: np.ndarray, labels: np.ndarray, input_size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Clip boxes (n, 4) in input pixels to [0, W - 1] x [0, H - 1], and drop those left without area."""
     height, width = input_size
-    boxes = np.clip(boxes, 0, (width - 1, height - 1, width - 1, height - 1))
+    boxes = np.minimum(np.maximum(boxes, 0), np.array([width - 1, height - 1] * 2))
     kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     return boxes[kept], labels[kept]
 
@@ -194,7 +194,7 @@ def mirror(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """Mirror an image (h, w, 3) and its boxes (n, 4): x -> w - x - 1."""
     boxes = boxes[:, [2, 1, 0, 3]]
     boxes[:, [0, 2]] = image.shape[1] - boxes[:, [0, 2]] - 1
-    return image[:, ::-1], boxes
+    return cv2.flip(image, 1), boxes  # not a view: its pixels would be copied one by one later
 
 
 def apply_crop(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import os
 import sys
 import time
 import warnings
@@ -21,6 +24,7 @@ from .colour import ColourDraw, draw_colour
 
 Key = tuple[int, int]  # epoch, position of the image in the index
 
+ALIGNMENT = 64  # bytes: where tensors begin in memory
 IN_A_ROW = 10  # so many unreadable images one after the other end the run
 
 
@@ -61,6 +65,26 @@ class Batch(NamedTuple):
 
         colour = self.colour and ColourDraw(*map(moved, self.colour))
         return Batch(*map(moved, self))._replace(colour=colour)
+
+
+class Packed(NamedTuple):
+    """A batch on its way from a worker to the trainer, all its tensors in one piece of memory that both have.
+
+    One tensor by itself would have a piece of its own: a file to be made, sent for and mapped, for each of them.
+    """
+
+    memory: Tensor  # uint8
+    places: list[tuple[torch.dtype, tuple[int, ...], int]]  # type, shape and first byte of each: images (B, H, W, 3)
+    unreadable: list[Unreadable]
+
+    def unpack(self) -> Batch:
+        """The batch, its tensors where they lie."""
+        storage, start = self.memory.untyped_storage(), self.memory.storage_offset()
+        images, *rest = (
+            torch.empty(0, dtype=dtype).set_(storage, (start + first) // dtype.itemsize, shape)
+            for dtype, shape, first in self.places
+        )
+        return _batch(images, rest, self.unreadable)
 
 
 class TrainingSet(Dataset):
@@ -129,20 +153,55 @@ def collate(samples: list[Sample] | DataError) -> Batch | DataError:
     """Put samples together."""
     if isinstance(samples, DataError):
         return samples
-    images, boxes, labels, colour, image_ids, unreadable = zip(*samples, strict=True)
-    if colour[0] is not None:
-        colour = ColourDraw(*(torch.from_numpy(np.stack(part)) for part in zip(*colour, strict=True)))
+    images, rest, unreadable = _columns(samples)
+    return _batch(torch.from_numpy(np.stack(images)), map(torch.from_numpy, rest), unreadable)
+
+
+def pack(samples: list[Sample] | DataError) -> Packed | DataError:
+    """As `collate`, in memory that another process can be given: what workers do.
+
+    Where the system has files in memory, one is written to before it is mapped: that takes half the time of touching
+    fresh pages one by one.
+    """
+    if isinstance(samples, DataError):
+        return samples
+    images, rest, unreadable = _columns(samples)
+    shapes = [(len(images), *images[0].shape), *(array.shape for array in rest)]
+    types = [torch.uint8, *(torch.from_numpy(array).dtype for array in rest)]
+    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, types, strict=True)]
+    *firsts, end = itertools.accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes), initial=0)
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("batch")
+        with open(descriptor, "wb") as file:
+            for image in images:
+                file.write(np.ascontiguousarray(image))
+            for array, first in zip(rest, firsts[1:], strict=True):
+                file.seek(first)
+                file.write(np.ascontiguousarray(array))
+            file.truncate(end)
+            storage = torch.UntypedStorage._new_shared_fd_cpu(descriptor, end)
+        memory = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (end,))
     else:
-        colour = None
-    return Batch(
-        images=torch.from_numpy(np.stack([image.transpose(2, 0, 1) for image in images])),
-        boxes=torch.from_numpy(np.concatenate(boxes)),
-        labels=torch.from_numpy(np.concatenate(labels)),
-        image_index=torch.from_numpy(np.repeat(np.arange(len(boxes)), [len(part) for part in boxes])),
-        colour=colour,
-        image_ids=torch.tensor(image_ids),
-        unreadable=sum(unreadable, []),
-    )
+        memory = torch.empty(end, dtype=torch.uint8).share_memory_()
+        for array, first, size in zip([np.stack(images), *rest], firsts, sizes, strict=True):
+            memory[first : first + size] = torch.from_numpy(array).flatten().view(torch.uint8)
+    return Packed(memory, list(zip(types, shapes, firsts, strict=True)), unreadable)
+
+
+def _columns(samples: list[Sample]) -> tuple[Sequence[np.ndarray], list[np.ndarray], list[Unreadable]]:
+    """The images, and what else a batch holds, as arrays: boxes, labels, image_index, image_ids, and the draws."""
+    images, boxes, labels, colour, image_ids, unreadable = zip(*samples, strict=True)
+    owners = np.repeat(np.arange(len(boxes)), [len(part) for part in boxes])
+    rest = [np.concatenate(boxes), np.concatenate(labels), owners, np.array(image_ids, np.int64)]
+    draws = [np.stack(part) for part in zip(*colour, strict=True)] if colour[0] is not None else []
+    return images, rest + draws, sum(unreadable, [])
+
+
+def _batch(images: Tensor, rest: Iterable[Tensor], unreadable: list[Unreadable]) -> Batch:
+    """A batch of images (B, H, W, 3), which stay as they lie in memory (channels_last), and the rest as of _columns."""
+    boxes, labels, image_index, image_ids, *colour = rest
+    colour = ColourDraw(*colour) if colour else None
+    return Batch(images.permute(0, 3, 1, 2), boxes, labels, image_index, colour, image_ids, unreadable)
 
 
 class MicroBatches:
@@ -213,12 +272,12 @@ class Loader(DataLoader):
     def __iter__(self) -> Iterator[Batch]:
         return self._batches(super().__iter__())  # the workers start now, not with the first batch
 
-    def _batches(self, batches: Iterator[Batch | DataError]) -> Iterator[Batch]:
+    def _batches(self, batches: Iterator[Batch | Packed | DataError]) -> Iterator[Batch]:
         try:
             for batch in batches:
                 if isinstance(batch, DataError):
                     raise batch
-                yield batch
+                yield batch.unpack() if isinstance(batch, Packed) else batch
         except (EOFError, OSError) as error:
             # A worker died while its batch was being fetched. Its connections close before the signal of its death
             # arrives, for which PyTorch's handler raises a RuntimeError that names the process: give it the time.
@@ -246,7 +305,7 @@ def make_loader(
     return Loader(
         dataset,
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=pack if workers > 0 else collate,
         num_workers=workers,
         timeout=timeout if workers > 0 else 0,
         prefetch_factor=4 if workers > 0 else None,

@@ -1,8 +1,10 @@
 """The stream of micro-batches and the processes that make it."""
 
 import os
+import pickle
 import signal
 import time
+from multiprocessing.reduction import ForkingPickler
 
 import cv2
 import numpy as np
@@ -224,3 +226,27 @@ def test_workers_start_with_the_iteration(index):
     assert len([child for child in torch.multiprocessing.active_children() if child not in others]) == 2
     assert callable(signal.getsignal(signal.SIGCHLD))
     assert len(list(stream)) == 9
+
+
+@pytest.mark.parametrize("colour", [0.4, 0.0])
+@pytest.mark.parametrize("files", [True, False])
+def test_packed_batch_is_the_batch(index, files, colour, monkeypatch):
+    """In a file in memory where the system has such, and without."""
+    if not files:
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    dataset = TrainingSet(index, (95, 95), Augment(colour=colour, lighting=colour), 0)
+    samples = dataset.__getitems__([(3, i) for i in range(4)])
+    made, packed = loader_module.collate(samples), loader_module.pack(samples)
+    assert packed.memory.is_shared()
+    found = pickle.loads(ForkingPickler.dumps(packed)).unpack()
+    assert (found.colour is None) == (made.colour is None) == (colour == 0)
+    for one, other in zip([*made[:4], made.image_ids], [*found[:4], found.image_ids], strict=True):
+        assert one.dtype == other.dtype and torch.equal(one, other)
+    assert made.images.stride() == found.images.stride()
+    assert all(map(torch.equal, made.colour or (), found.colour or ()))
+
+
+def test_packed_without_boxes(index):
+    samples = TrainingSet(index, (95, 95), Augment(), 0).__getitems__([(0, 0), (0, 4)])  # neither has any
+    found = loader_module.pack(samples).unpack()
+    assert found.boxes.shape == (0, 4) and len(found.labels) == len(found.image_index) == 0

@@ -1,0 +1,118 @@
+"""Each part against what bounds it, in one run:
+
+python -m benchmarks [NAME ...] [--device cpu|cuda] [--full] [--json FILE] [--data DIR] [--list]
+
+Prints a Markdown table as it goes: time or size of ours (median and quartiles), what it is compared with in the same
+rounds, the ratio of the two, the target and whether it is met. Exit code 1 if a target is missed, 2 for bad input. See
+docs/performance.md. `python -m benchmarks.loader`, `.training` and `.faults` measure more of loading, training steps
+and reliability.
+"""
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from benchmarks import data, detection, losses, network, pools
+from benchmarks.measure import HEAD, RULE, Row, Setting, keep_freed_memory, machine
+from db import DataError
+from nnet.experiment import exit_code
+
+
+class Benchmark(NamedTuple):
+    """What measures some rows. full: takes minutes, and is run when it is asked for."""
+
+    about: str
+    run: Callable[[Setting], Iterator[Row]]
+    full: bool = False
+    devices: Sequence[str] = ("cpu", "cuda")
+
+
+BENCHMARKS = {
+    "pool_forward": Benchmark("directional max pools, each direction and layout", pools.pool_forward),
+    "pool_backward": Benchmark("their backward passes", pools.pool_backward),
+    "corner_pooling": Benchmark("two pools and their sum, forward + backward, and its memory", pools.corner_pooling),
+    "focal_loss": Benchmark("focal loss of one heatmap, forward + backward", losses.focal),
+    "decode": Benchmark("from maps to pairs of corners", detection.decode),
+    "soft_nms": Benchmark("soft-NMS and merging of 500 and 2000 boxes", detection.suppression, devices=("cpu",)),
+    "sample": Benchmark("a training sample: time and bytes", data.sample, devices=("cpu",)),
+    "index": Benchmark("the index of COCO train2017's size", data.index, devices=("cpu",)),
+    "test_path": Benchmark("Hourglass-104 from an image to boxes", network.test_path, full=True),
+    "training_step": Benchmark("Hourglass-104, a training step of 2 images", network.training_step, full=True),
+    "step_parts": Benchmark("that step against its layers alone", network.step_parts, full=True, devices=("cuda",)),
+    "largest_batch": Benchmark("images that fit in a step", network.largest_batch, full=True, devices=("cuda",)),
+}
+
+
+def choose(names: Sequence[str], device: str, full: bool) -> dict[str, Benchmark]:
+    """The benchmarks of these names, or all of the device. DataError for a name that is not one of them."""
+    for name in names:
+        if name not in BENCHMARKS:
+            near = difflib.get_close_matches(name, BENCHMARKS, 1, cutoff=0)
+            raise DataError(f"no benchmark is called {name!r}: did you mean {near[0]}? --list shows all")
+        if device not in BENCHMARKS[name].devices:
+            raise DataError(f"{name} runs on {' and '.join(BENCHMARKS[name].devices)} alone, not on {device}")
+    if names:
+        return {name: BENCHMARKS[name] for name in dict.fromkeys(names)}
+    return {name: b for name, b in BENCHMARKS.items() if device in b.devices and (full or not b.full)}
+
+
+def measure(chosen: dict[str, Benchmark], setting: Setting) -> list[Row]:
+    """Run them, and print each row when it is known."""
+    rows = []
+    with tqdm(total=len(chosen), desc="benchmarks", dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+        bar.write(f"{HEAD}\n{RULE}")
+        for name, benchmark in chosen.items():
+            bar.set_postfix_str(name)
+            for row in benchmark.run(setting):
+                rows.append(row)
+                bar.write(row.cells())
+            bar.update()
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Each part against what bounds it.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure (default: all but the slow ones)")
+    parser.add_argument("--list", action="store_true", help="list the names and stop")
+    parser.add_argument("--full", action="store_true", help="with those of Hourglass-104, which take minutes")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, and what they depend on, to FILE")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="COCO images, 2017 layout, for `sample`; else drawn")
+    parser.add_argument("--seconds", type=float, default=2.0, help="that each comparison is repeated for, about")
+    parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: its choice)")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, to see that all works: nothing is judged")
+    return exit_code(partial(run, parser.parse_args(argv)))
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.list:
+        for name, benchmark in BENCHMARKS.items():
+            print(f"{name:15} {benchmark.about} ({', '.join(benchmark.devices)}{'; with --full' * benchmark.full})")
+        return 0
+    chosen = choose(args.names, args.device, args.full)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise DataError(f"--device cuda, but this PyTorch ({torch.__version__}) finds no GPU")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    setting = Setting(torch.device(args.device), args.seconds, args.small, args.data)
+    facts = machine(setting) | {"freed memory is kept": keep_freed_memory()}
+    rows = measure(chosen, setting)
+    missed = [row for row in rows if row.met is False]
+    print("\n" + "; ".join(f"{name}: {value}" for name, value in facts.items()))
+    if args.json:
+        args.json.write_text(json.dumps({"machine": facts, "rows": [row.figures() for row in rows]}, indent=1) + "\n")
+    for row in missed:
+        print(f"missed: {row.benchmark}, {row.case}: {row.ratio.median:.3g}, target {row.target:.3g}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,236 @@
+"""What the benchmarks have in common: timing in rounds, spreads, rows, their table, and the machine they ran on.
+
+What is compared is timed in turn, round after round, each time in another order, and a ratio is the median of the
+rounds' own ratios: work of others on the machine slows both sides of a round, and so moves the ratio little. What runs
+on one thread is timed by the processor's time that it takes.
+"""
+
+import ctypes
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any, NamedTuple
+
+import torch
+
+AT_LEAST = {"cpu": 5e-3, "cuda": 2e-3}  # seconds that are timed at a time: short work is repeated within
+ROUNDS = 7  # at least; what is compared without a target has the first, the middle and the last of them
+HEAD = "| benchmark | case | ours | compared with | ratio | target | met | also, in multiples of ours |"
+RULE = "| --- | --- | --- | --- | --- | --- | --- | --- |"
+
+Work = Callable[[], Any]
+
+
+class Spread(NamedTuple):
+    """Median and quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        low, _, high = quantiles(values, n=4, method="inclusive")
+        return cls(median(values), low, high)
+
+    def __str__(self) -> str:
+        if self.low == self.high:
+            return f"{self.median:.3g}"
+        return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How to measure. seconds: about how long each comparison is repeated. small: sizes of a test, nothing is judged.
+
+    data: folder of images in COCO's 2017 layout, or None: images are drawn.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    seconds: float = 2.0
+    small: bool = False
+    data: Path | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a work of ours and what it is compared with, both in `unit`."""
+
+    benchmark: str
+    case: str
+    unit: str
+    ours: Spread
+    against: str  # what `base` is of
+    base: Spread
+    ratio: Spread  # ours / base
+    target: float | None  # the ratio has to be at most this (at least, with at_least); None: there is no target
+    at_least: bool = False
+    others: Mapping[str, Spread] = field(default_factory=dict)  # more that was compared in the same run
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        if self.target is None:
+            return None
+        return self.ratio.median >= self.target if self.at_least else self.ratio.median <= self.target
+
+    def cells(self) -> str:
+        """The row as Markdown."""
+        target = "" if self.target is None else f"{'>=' if self.at_least else '<='} {self.target:.3g}"
+        more = [f"{name}: {other.median / self.ours.median:.3g}" for name, other in self.others.items()]
+        cells = [self.benchmark, self.case, f"{self.ours} {self.unit}", f"{self.against}: {self.base} {self.unit}"]
+        cells += [str(self.ratio), target, {None: "", True: "yes", False: "**no**"}[self.met]]
+        return f"| {' | '.join([*cells, '; '.join([*more, *filter(None, [self.note])])])} |"
+
+    def figures(self) -> dict[str, Any]:
+        """The row for JSON: every Spread as median, low, high."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, Spread):
+                return value._asdict()
+            return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+        names = [name for name in self.__dataclass_fields__ if name not in ("benchmark", "case")]
+        values = {name: plain(getattr(self, name)) for name in names}
+        return {"benchmark": self.benchmark, "case": self.case, **values, "met": self.met}
+
+
+def clock(device: torch.device, work: Work, calls: int = 1, one_core: bool = False) -> float:
+    """Seconds per call. one_core: the processor's time, without waiting for a turn, of work on one thread."""
+    if device.type == "cuda":
+        begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begun.record()
+        for _ in range(calls):
+            work()
+        done.record()
+        done.synchronize()
+        return begun.elapsed_time(done) / 1000 / calls
+    now = time.process_time if one_core else time.perf_counter
+    begun = now()
+    for _ in range(calls):
+        work()
+    return (now() - begun) / calls
+
+
+def race(
+    setting: Setting,
+    works: Mapping[str, Work],
+    seldom: Sequence[str] = (),
+    rounds: int = ROUNDS,
+    one_core: bool = False,
+) -> dict[str, list[float]]:
+    """Seconds per call of each work, a value per round, after one call that is not counted.
+
+    seldom: works that only the first, the middle and the last round time. one_core: as of `clock`.
+    """
+    works, timed = dict(works), partial(clock, setting.device, one_core=one_core)
+    for work in works.values():
+        timed(work)
+    once = {name: timed(work) for name, work in works.items()}
+    least = 0 if setting.small else AT_LEAST[setting.device.type]
+    calls = {name: max(1, math.ceil(least / max(seconds, 1e-7))) for name, seconds in once.items()}
+    cost = sum(once[name] * calls[name] for name in works if name not in seldom)
+    rounds = 3 if setting.small else max(rounds, min(200, int(setting.seconds / max(cost, 1e-7))))
+    times: dict[str, list[float]] = {name: [] for name in works}
+    order = list(works)
+    for number in range(rounds):
+        for name in order[number % len(order) :] + order[: number % len(order)]:
+            if name not in seldom or number in (0, rounds // 2, rounds - 1):
+                times[name].append(timed(works[name], calls[name]))
+    return times
+
+
+def timed_row(
+    setting: Setting,
+    benchmark: str,
+    case: str,
+    ours: Work,
+    against: tuple[str, Work],
+    target: float | None,
+    others: Mapping[str, Work] | None = None,
+    one_core: bool = False,
+    **more: Any,
+) -> Row:
+    """Race ours against one work, for the ratio that the target is of, and, less often, others."""
+    others = dict(others or {})
+    times = race(setting, {"ours": ours, "base": against[1], **others}, tuple(others), one_core=one_core)
+    return times_row(setting, benchmark, case, times, against[0], target, **more)
+
+
+def times_row(
+    setting: Setting,
+    benchmark: str,
+    case: str,
+    times: Mapping[str, Sequence[float]],
+    against: str,
+    target: float | None,
+    **more: Any,
+) -> Row:
+    """The row of times in seconds: "ours", "base", a value of both per round, and others."""
+    longest = max(median(times["ours"]), median(times["base"]))
+    unit, factor = ("s", 1) if longest >= 1 else ("ms", 1e3)
+    spreads = {name: Spread.of([factor * t for t in values]) for name, values in times.items()}
+    ratio = Spread.of([a / b for a, b in zip(times["ours"], times["base"], strict=True)])
+    others = {name: spread for name, spread in spreads.items() if name not in ("ours", "base")}
+    target = None if setting.small else target
+    return Row(benchmark, case, unit, spreads["ours"], against, spreads["base"], ratio, target, others=others, **more)
+
+
+def limit_row(
+    setting: Setting,
+    benchmark: str,
+    case: str,
+    unit: str,
+    value: float,
+    limit: float,
+    against: str = "limit",
+    judged: bool = True,
+    **more: Any,
+) -> Row:
+    """The row of a quantity with a limit of its own."""
+    ours, base, ratio = (Spread.of([x]) for x in (value, limit, value / limit))
+    return Row(benchmark, case, unit, ours, against, base, ratio, 1.0 if judged and not setting.small else None, **more)
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep what is freed instead of giving it back to the system; False if it cannot be told so.
+
+    A tensor of 32 MB or more otherwise costs its page faults again each time it is made: on the machine of
+    docs/performance.md 12 ms, where copying it costs 1.5. CUDA's allocator of PyTorch keeps freed memory anyway.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # from malloc.h
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(mallopt(*option) == 1 for option in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26)))
+
+
+def machine(setting: Setting) -> dict[str, Any]:
+    """What the figures depend on. Neither host names nor paths."""
+    facts = {"cpu": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    facts |= {"python": platform.python_version(), "system": platform.system()}
+    if setting.device.type == "cuda":
+        facts |= {"gpu": torch.cuda.get_device_name(setting.device), "cuda": torch.version.cuda}
+    chosen = asdict(setting)
+    return facts | {
+        "seconds": chosen["seconds"],
+        "small": setting.small,
+        "images": "drawn" if not setting.data else "own",
+    }
+
+
+def processor() -> str:
+    """Name of the CPU."""
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

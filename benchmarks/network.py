@@ -1,0 +1,320 @@
+"""Hourglass-104: its test path and its training step against the published ones, and against convolutions alone.
+
+"Published" is this repository's network driven as the release drives it: float32 and contiguous, pools by torch.cummax
+(the release has slower loops), the focal loss and the decoding in plain PyTorch, Adam one tensor at a time.
+
+python -m benchmarks.network VARIANT [--steps N] [--small] [--device cpu|cuda]
+
+measures training steps of one variant, in a process of its own, for its peak memory; JSON.
+"""
+
+import argparse
+import copy
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import configs
+from benchmarks.detection import published_decode
+from benchmarks.losses import published_focal_loss
+from benchmarks.measure import Row, Setting, Spread, clock, limit_row, race, times_row
+from benchmarks.pools import CummaxCornerPool
+from benchmarks.training import draw_batch, measure, options_of, prepare, time_steps
+from models import build_network
+from models.corner_pooling import CornerPool, NoPool, PredictionModule
+from models.cornernet import KeypointNetwork, Predictions
+from models.decode import Detections
+from models.losses import EPS, LossTerms, at_cells, embedding_loss
+from nnet.inference import Detector, DetectSettings, detection_rows
+from nnet.training import Objective, input_images
+from sample import Batch, box_targets
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSES, SIDE = 80, 511
+SMALL = {"stacks": 1, "stem_width": 4, "widths": [4, 4, 4], "blocks": [1, 1, 1], "pool_width": 4}
+PUBLISHED = "published"
+# The same arithmetic as published; bfloat16 rounds, and is shown beside it.
+JUDGED = "channels_last+fused_adam"
+VARIANTS = {
+    "cpu": ["fused_adam", JUDGED, "channels_last+bfloat16+fused_adam"],
+    "cuda": ["fused_adam", "channels_last+tf32+fused_adam", "channels_last+bfloat16+fused_adam"],
+}
+STEP = 0.7  # of the published step
+PAPER = 49  # images of its iteration
+PARTS = 1.25  # of convolutions, BatchNorm and activations alone, on CUDA
+
+
+def network_of(setting: Setting) -> KeypointNetwork:
+    torch.manual_seed(0)
+    return build_network(class_count(setting), **asdict(step_config(setting).model)).to(setting.device)
+
+
+def class_count(setting: Setting) -> int:
+    return 5 if setting.small else CLASSES
+
+
+def side_of(setting: Setting) -> int:
+    """Of the square images, in pixels."""
+    return 63 if setting.small else SIDE
+
+
+def with_pools(network: KeypointNetwork, pool: Callable[[CornerPool], nn.Module]) -> KeypointNetwork:
+    """The same network, its parameters shared, with other pools at its corners."""
+    shared = {id(value): value for value in [*network.parameters(), *network.buffers()]}
+    other = copy.deepcopy(network, shared)
+    for module in other.modules():
+        if isinstance(module, PredictionModule):
+            module.pool = pool(module.pool)
+    return other
+
+
+def published_network(network: KeypointNetwork) -> KeypointNetwork:
+    return with_pools(network, lambda own: CummaxCornerPool(*own.directions))
+
+
+class PublishedDetector(Detector):
+    """From an image to boxes, decoded step by step."""
+
+    def decode(self, maps: Predictions) -> np.ndarray:
+        s = self.settings
+        found = published_decode(maps["top_left"], maps["bottom_right"], s.corners, s.pairs)
+        return detection_rows(Detections(*found))
+
+
+class PublishedObjective:
+    """The published loss: each stack by itself, every term in plain PyTorch."""
+
+    terms = LossTerms
+
+    def __init__(self, own: Objective):
+        self.own = own
+
+    def __call__(self, network: nn.Module, batch: Batch) -> LossTerms:
+        own, images = self.own, input_images(batch, False)
+        size, cells = tuple(images.shape[-2:]), tuple(-(-n // 4) for n in images.shape[-2:])
+        boxes = batch.boxes, batch.labels, batch.image_index
+        targets = box_targets(own.keypoints, *boxes, len(images), own.classes, size, cells, own.penalty)
+        stacks = [self.loss(maps, targets, batch.image_index) for maps in network(images, every_stack=True)]
+        return LossTerms(*(torch.stack(values) for values in zip(*stacks, strict=True)))
+
+    def loss(self, maps: Predictions, targets: dict, image_index: Tensor) -> LossTerms:
+        focal, offset, embeddings, w = 0.0, 0.0, [], self.own.weights
+        for name, (heatmap, embedding, offsets) in maps.items():
+            target = targets[name]
+            focal = focal + published_focal_loss(heatmap, target.heatmap, w.focal_alpha, w.focal_beta)
+            found = at_cells(offsets, image_index, target.cells)
+            difference = F.smooth_l1_loss(found, target.offsets.float(), reduction="sum")
+            offset = offset + difference / (len(image_index) + EPS)
+            embeddings.append(at_cells(embedding, image_index, target.cells)[:, 0])
+        pull, push = embedding_loss(*embeddings, image_index, len(heatmap), w.margin)
+        return LossTerms(focal + w.pull * pull + w.push * push + w.offset * offset, focal, pull, push, offset)
+
+
+def convolutions(network: nn.Module, images: Tensor, gradients: bool) -> Callable[[], None]:
+    """The convolutions that the network does for these images, each on a tensor of the same shape, and nothing else.
+
+    gradients: with their backward passes. Convolutions of one kind and shape share their tensors.
+    """
+    met, hooks = Counter(), []
+
+    def note(module: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:
+        shape = tuple(inputs[0].shape)
+        geometry = module.out_channels, module.kernel_size, module.stride, module.padding, module.bias is not None
+        met[shape, geometry] += 1
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_pre_hook(note))
+    with torch.no_grad():
+        network(images)
+    for hook in hooks:
+        hook.remove()
+    works = []
+    for (shape, (outputs, kernel, stride, padding, bias)), count in met.items():
+        layer = nn.Conv2d(shape[1], outputs, kernel, stride, padding, bias=bias).to(images.device)
+        first = shape[1] == 3  # nobody asks for the gradient of the image
+        x = torch.randn(shape, device=images.device).requires_grad_(gradients and not first)
+        works.append((layer, x, count))
+
+    def run() -> None:
+        for layer, x, count in works:
+            wanted = [*layer.parameters(), *([x] if x.requires_grad else [])]
+            for _ in range(count):
+                if gradients:
+                    y = layer(x)
+                    torch.autograd.grad(y, wanted, y.detach())
+                else:
+                    with torch.inference_mode():
+                        layer(x)
+
+    return run
+
+
+def settle_statistics(network: KeypointNetwork, images: Tensor) -> None:
+    """Running statistics of these images: with those of the start, values would grow from layer to layer."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # an average, of the one batch
+    network.train()
+    with torch.no_grad():
+        network(images)
+    network.eval()
+
+
+def test_path(setting: Setting) -> Iterator[Row]:
+    """An image and its mirror image, from pixels to boxes."""
+    side = side_of(setting)
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    network = network_of(setting)
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(setting.device)
+    settle_statistics(network, images)
+    rest = DetectSettings(), (side, side), setting.device
+    plain, other = Detector(network, *rest), PublishedDetector(published_network(network), *rest)
+    wide = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    channels_last = Detector(wide, *rest)
+
+    def bfloat16() -> None:
+        with torch.autocast(setting.device.type, torch.bfloat16):
+            channels_last(image)
+
+    works = {"float32": lambda: plain(image), "channels_last": lambda: channels_last(image)}
+    works |= {"channels_last + bfloat16": bfloat16, PUBLISHED: lambda: other(image)}
+    works["convolutions"] = convolutions(network, images, gradients=False)
+    times = race(setting, works, seldom=["convolutions"], rounds=5)
+    for name in list(works)[:3]:
+        chosen = {"ours": times[name], "base": times[PUBLISHED]}
+        case, target = f"{name}, {side}x{side} and mirror image", 1.0 if name == "float32" else None
+        alone = {"convolutions alone, float32": times["convolutions"]}
+        note = "the release took 5.0 s" if name == "float32" else ""
+        yield times_row(setting, "test_path", case, chosen | alone, PUBLISHED, target, note=note)
+
+
+def step_config(setting: Setting) -> configs.Config:
+    """Hourglass-104 on two images of 511x511."""
+    overrides = [f"model.{name}={value}" for name, value in SMALL.items()] if setting.small else []
+    overrides += [f"data.input_size=[{side_of(setting)},{side_of(setting)}]", "train.batch=[2]"]
+    overrides += [f"train.device={setting.device.type}"]
+    overrides += [f"train.threads={torch.get_num_threads()}"]
+    return configs.load(str(ROOT / "configs" / "cornernet_hg104.yaml"), overrides)
+
+
+def measure_step(setting: Setting, variant: str, steps: int) -> dict:
+    """As benchmarks.training.measure; the variant may be "published" too."""
+    config = step_config(setting)
+    published = variant == PUBLISHED
+    chosen = replace(config, train=replace(config.train, **options_of("float32" if published else variant)))
+    classes = class_count(setting)
+    if not published:
+        return measure(chosen, classes, steps)
+    torch.manual_seed(config.seed)
+    network = published_network(build_network(classes, **asdict(config.model)))
+    step, batches = prepare(chosen, classes, network)
+    step.objective = PublishedObjective(step.objective)
+    return time_steps(step, batches, steps, setting.device)
+
+
+def alone(setting: Setting, variant: str, steps: int) -> dict:
+    """measure_step in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.network", variant, "--steps", str(steps)]
+    command += ["--device", setting.device.type, "--threads", str(torch.get_num_threads())]
+    command += ["--small"] if setting.small else []
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(f"the training step {variant} failed: exit code {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def training_step(setting: Setting) -> Iterator[Row]:
+    """Each variant in a process of its own, one after the other, twice: their times and peak memory."""
+    variants, steps = [PUBLISHED, *VARIANTS[setting.device.type]], 1 if setting.small else 2
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    memory = dict.fromkeys(variants, 0.0)
+    for number in range(1 if setting.small else 2):
+        for name in variants if number % 2 == 0 else reversed(variants):
+            found = alone(setting, name, steps)
+            times[name] += found["seconds"]
+            memory[name] = max(memory[name], found["memory"])
+    side = side_of(setting)
+    images = torch.randn(2, 3, side, side).to(setting.device)
+    run = convolutions(network_of(setting).train(), images, gradients=True)
+    convolutions_alone = [clock(setting.device, run) for _ in range(2)]
+    for name in variants[1:]:
+        chosen = {"ours": times[name], "base": times[PUBLISHED], "convolutions alone, float32": convolutions_alone}
+        target = STEP if name == JUDGED else None
+        note = "the release took 27 to 30 s" if name == JUDGED else ""
+        yield times_row(setting, "training_step", f"{name}, batch 2", chosen, PUBLISHED, target, note=note)
+        case = f"{name}, batch 2: peak memory"
+        yield limit_row(setting, "training_step", case, "GB", memory[name], memory[PUBLISHED], PUBLISHED, judged=False)
+
+
+def step_parts(setting: Setting) -> Iterator[Row]:
+    """CUDA: the whole step against the network's convolutions, BatchNorm and activations, forward and backward."""
+    config = step_config(setting)
+    classes, side = class_count(setting), side_of(setting)
+    batch = draw_batch(2, (side, side), classes, np.random.default_rng(0)).to(setting.device)
+    for variant in VARIANTS[setting.device.type]:
+        chosen = replace(config, train=replace(config.train, **options_of(variant)))
+        step, _ = prepare(chosen, classes, network_of(setting))
+        bare = with_pools(step.network, lambda own: NoPool()).train()
+        images = input_images(batch, step.objective.channels_last)
+
+        def parts(bare=bare, images=images, step=step) -> None:
+            with step.objective.autocast():
+                outputs = bare(images, every_stack=True)
+            maps = [m for stack in outputs for keypoint in stack.values() for m in keypoint]
+            torch.autograd.backward(maps, [torch.ones_like(m) for m in maps])
+            step.optimizer.zero_grad(set_to_none=True)
+
+        works = {"ours": lambda step=step: step([batch]), "base": parts}
+        times = race(setting, works, rounds=5)
+        against = "convolutions, BatchNorm, activations"
+        yield times_row(setting, "step_parts", f"{variant}, batch 2", times, against, PARTS)
+
+
+def largest_batch(setting: Setting) -> Iterator[Row]:
+    """CUDA: images that fit in one step; the paper's 49 are to fit on a GPU of 141 GB."""
+    config = step_config(setting)
+    classes = class_count(setting)
+    whole = torch.cuda.get_device_properties(setting.device).total_memory
+    for variant in ["float32", *VARIANTS["cuda"][1:], "channels_last+bfloat16+checkpointing"]:
+        fits, fails = 0, 3 if setting.small else 257
+        while fails - fits > 1:
+            count = (fits + fails) // 2
+            trial = replace(config, train=replace(config.train, batch=[count], **options_of(variant)))
+            try:
+                measure(trial, classes, 1)
+                fits = count
+            except torch.OutOfMemoryError:
+                fails = count
+            torch.cuda.empty_cache()
+        ours, base, ratio = (Spread.of([float(x)]) for x in (fits, PAPER, fits / PAPER))
+        target = 1.0 if whole >= 140e9 and "bfloat16" in variant and not setting.small else None
+        yield Row("largest_batch", variant, "images", ours, "the paper's", base, ratio, target, at_least=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.network", description="Training steps of a variant.")
+    parser.add_argument("variant", help=f"{PUBLISHED}, or as of benchmarks.training, e.g. {JUDGED}")
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--small", action="store_true", help="a tiny network")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    setting = Setting(torch.device(args.device), small=args.small)
+    print(json.dumps(measure_step(setting, args.variant, args.steps)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""Corner pooling against copies of the tensor that is pooled, and against torch.cummax."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.measure import Row, Setting, limit_row, timed_row
+from models.corner_pooling import DIRECTIONS, CenterPool, CornerPool
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+SCANS = {"top": (2, True), "bottom": (2, False), "left": (3, True), "right": (3, False)}  # dim, from its end
+# In copies (which read and write the tensor once). On CUDA: 70% of a copy's bandwidth, for what has to be moved.
+FORWARD = {"cpu": 2.5, "cuda": 1 / 0.7}
+BACKWARD = {"cpu": 5.0, "cuda": 3 / 2 / 0.7}  # reads the input and the gradient, writes one
+CORNER = {"cpu": 10.0, "cuda": 8 / 2 / 0.7}  # reads 2, writes 1; then reads 3, writes 2
+
+
+def cummax_pool(x: Tensor, direction: str) -> Tensor:
+    """A directional pool by torch.cummax, the way there is without an operator of one's own (ties go elsewhere)."""
+    dim, reverse = SCANS[direction]
+    return x.flip(dim).cummax(dim).values.flip(dim) if reverse else x.cummax(dim).values
+
+
+class CummaxCornerPool(CornerPool):
+    """CornerPool by torch.cummax."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        first, second = self.directions
+        return cummax_pool(a, first) + cummax_pool(b, second)
+
+
+class CummaxCenterPool(CenterPool):
+    """CenterPool by torch.cummax."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return cummax_pool(cummax_pool(a, "top"), "bottom") + cummax_pool(cummax_pool(b, "left"), "right")
+
+
+def draw(setting: Setting, layout: torch.memory_format) -> Tensor:
+    """Features as after a ReLU, (4, 128, 128, 128), half of them ties at 0."""
+    size = (1, 8, 12, 12) if setting.small else (4, 128, 128, 128)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(size, generator=generator).relu().to(setting.device, memory_format=layout)
+
+
+def copying(x: Tensor) -> tuple[str, Callable]:
+    """A copy of the tensor, into memory that is there."""
+    into = torch.empty_like(x)
+    return "copy", lambda: into.copy_(x)
+
+
+def pool_forward(setting: Setting) -> Iterator[Row]:
+    for layout, memory_format in LAYOUTS.items():
+        x = draw(setting, memory_format)
+        for name, pool in DIRECTIONS.items():
+            others = {"torch.cummax": lambda x=x, name=name: cummax_pool(x, name)}
+            ours, target = (lambda x=x, pool=pool: pool(x)), FORWARD[setting.device.type]
+            yield timed_row(setting, "pool_forward", f"{name}, {layout}", ours, copying(x), target, others)
+
+
+def pool_backward(setting: Setting) -> Iterator[Row]:
+    for layout, memory_format in LAYOUTS.items():
+        x = draw(setting, memory_format).requires_grad_()
+        gradient = torch.randn_like(x)
+        for name, pool in DIRECTIONS.items():
+            ours, cummax = (backward(y, (x,), gradient) for y in (pool(x), cummax_pool(x, name)))
+            target = BACKWARD[setting.device.type]
+            others = {"torch.cummax": cummax}
+            case = f"{name}, {layout}"
+            yield timed_row(setting, "pool_backward", case, ours, copying(x.detach()), target, others)
+
+
+def backward(y: Tensor, inputs: tuple[Tensor, ...], gradient: Tensor) -> Callable:
+    """The backward pass of y alone, to be called again and again."""
+    return lambda: torch.autograd.grad(y, inputs, gradient, retain_graph=True)
+
+
+def corner_pooling(setting: Setting) -> Iterator[Row]:
+    """Forward and backward of two pools and their sum; center pooling, which has no target, as well."""
+    corners = (("top", "left"), ("bottom", "right"))
+    pools = {" + ".join(d): (CornerPool(*d), CummaxCornerPool(*d)) for d in corners}
+    pools["center"] = CenterPool(), CummaxCenterPool()
+    for layout, memory_format in LAYOUTS.items():
+        a = draw(setting, memory_format).requires_grad_()
+        b = a.detach().flip(1).contiguous(memory_format=memory_format).requires_grad_()
+        gradient = torch.randn_like(a)
+        for name, (pool, cummax) in pools.items():
+            target = None if name == "center" else CORNER[setting.device.type]
+            ours, others = both_ways(pool, a, b, gradient), {"torch.cummax": both_ways(cummax, a, b, gradient)}
+            case = f"{name}, {layout}"
+            yield timed_row(setting, "corner_pooling", case, ours, copying(a.detach()), target, others)
+            extra, limit = extra_memory(pool, a, b, gradient) / 1e6, 2 * a.numel() / 1e6
+            against, judged = "a byte per element and map", name != "center"
+            yield limit_row(setting, "corner_pooling", f"{case}: extra memory", "MB", extra, limit, against, judged)
+
+
+def both_ways(pool: Callable, a: Tensor, b: Tensor, gradient: Tensor) -> Callable:
+    """Forward and backward."""
+    return lambda: torch.autograd.grad(pool(a, b), (a, b), gradient)
+
+
+def extra_memory(pool: Callable, a: Tensor, b: Tensor, gradient: Tensor) -> int:
+    """Most bytes that either pass takes beyond its inputs and outputs, what is kept between them included."""
+    made = []
+    forward = peak_bytes(a.device, lambda: made.append(pool(a, b))) - made[0].nbytes
+    inputs, whole = [a, b], []
+    peak = peak_bytes(a.device, lambda: whole.append(torch.autograd.grad(pool(a, b), inputs, gradient)))
+    return max(forward, peak - made[0].nbytes - sum(g.nbytes for g in whole[0]), 0)
+
+
+def peak_bytes(device: torch.device, work: Callable) -> int:
+    """Most bytes of tensors that are alive at a time during the work, beyond those from before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
