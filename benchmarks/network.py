@@ -115,7 +115,7 @@ class PublishedObjective:
             difference = F.smooth_l1_loss(found, target.offsets.float(), reduction="sum")
             offset = offset + difference / (len(image_index) + EPS)
             embeddings.append(at_cells(embedding, image_index, target.cells)[:, 0])
-        pull, push = embedding_loss(*embeddings, image_index, len(heatmap), w.margin)
+        pull, push = embedding_loss(*embeddings, image_index, w.margin)
         return LossTerms(focal + w.pull * pull + w.push * push + w.offset * offset, focal, pull, push, offset)
 
 

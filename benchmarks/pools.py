@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.measure import Row, Setting, limit_row, timed_row
-from models.corner_pooling import DIRECTIONS, CenterPool, CornerPool
+from external.corner_pool import pool
+from models.corner_pooling import CenterPool, CornerPool
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 SCANS = {"top": (2, True), "bottom": (2, False), "left": (3, True), "right": (3, False)}  # dim, from its end
@@ -54,9 +55,9 @@ def copying(x: Tensor) -> tuple[str, Callable]:
 def pool_forward(setting: Setting) -> Iterator[Row]:
     for layout, memory_format in LAYOUTS.items():
         x = draw(setting, memory_format)
-        for name, pool in DIRECTIONS.items():
+        for name in SCANS:
             others = {"torch.cummax": lambda x=x, name=name: cummax_pool(x, name)}
-            ours, target = (lambda x=x, pool=pool: pool(x)), FORWARD[setting.device.type]
+            ours, target = (lambda x=x, name=name: pool(x, name)), FORWARD[setting.device.type]
             yield timed_row(setting, "pool_forward", f"{name}, {layout}", ours, copying(x), target, others)
 
 
@@ -64,8 +65,8 @@ def pool_backward(setting: Setting) -> Iterator[Row]:
     for layout, memory_format in LAYOUTS.items():
         x = draw(setting, memory_format).requires_grad_()
         gradient = torch.randn_like(x)
-        for name, pool in DIRECTIONS.items():
-            ours, cummax = (backward(y, (x,), gradient) for y in (pool(x), cummax_pool(x, name)))
+        for name in SCANS:
+            ours, cummax = (backward(y, (x,), gradient) for y in (pool(x, name), cummax_pool(x, name)))
             target = BACKWARD[setting.device.type]
             others = {"torch.cummax": cummax}
             case = f"{name}, {layout}"
@@ -86,27 +87,27 @@ def corner_pooling(setting: Setting) -> Iterator[Row]:
         a = draw(setting, memory_format).requires_grad_()
         b = a.detach().flip(1).contiguous(memory_format=memory_format).requires_grad_()
         gradient = torch.randn_like(a)
-        for name, (pool, cummax) in pools.items():
+        for name, (own, cummax) in pools.items():
             target = None if name == "center" else CORNER[setting.device.type]
-            ours, others = both_ways(pool, a, b, gradient), {"torch.cummax": both_ways(cummax, a, b, gradient)}
+            ours, others = both_ways(own, a, b, gradient), {"torch.cummax": both_ways(cummax, a, b, gradient)}
             case = f"{name}, {layout}"
             yield timed_row(setting, "corner_pooling", case, ours, copying(a.detach()), target, others)
-            extra, limit = extra_memory(pool, a, b, gradient) / 1e6, 2 * a.numel() / 1e6
+            extra, limit = extra_memory(own, a, b, gradient) / 1e6, 2 * a.numel() / 1e6
             against, judged = "a byte per element and map", name != "center"
             yield limit_row(setting, "corner_pooling", f"{case}: extra memory", "MB", extra, limit, against, judged)
 
 
-def both_ways(pool: Callable, a: Tensor, b: Tensor, gradient: Tensor) -> Callable:
+def both_ways(pools: Callable, a: Tensor, b: Tensor, gradient: Tensor) -> Callable:
     """Forward and backward."""
-    return lambda: torch.autograd.grad(pool(a, b), (a, b), gradient)
+    return lambda: torch.autograd.grad(pools(a, b), (a, b), gradient)
 
 
-def extra_memory(pool: Callable, a: Tensor, b: Tensor, gradient: Tensor) -> int:
+def extra_memory(pools: Callable, a: Tensor, b: Tensor, gradient: Tensor) -> int:
     """Most bytes that either pass takes beyond its inputs and outputs, what is kept between them included."""
     made = []
-    forward = peak_bytes(a.device, lambda: made.append(pool(a, b))) - made[0].nbytes
+    forward = peak_bytes(a.device, lambda: made.append(pools(a, b))) - made[0].nbytes
     inputs, whole = [a, b], []
-    peak = peak_bytes(a.device, lambda: whole.append(torch.autograd.grad(pool(a, b), inputs, gradient)))
+    peak = peak_bytes(a.device, lambda: whole.append(torch.autograd.grad(pools(a, b), inputs, gradient)))
     return max(forward, peak - made[0].nbytes - sum(g.nbytes for g in whole[0]), 0)
 
 
