@@ -155,20 +155,19 @@ def suppress(rows: np.ndarray, settings: DetectSettings) -> Found:
         "overlap": settings.nms_overlap,
         "floor": settings.nms_floor,
     }
-    kept = [np.zeros((0, 8), np.float32)]
-    for label in np.unique(rows[:, 7]):
-        boxes = np.ascontiguousarray(rows[rows[:, 7] == label, :7], dtype=np.float32)
-        if settings.merge:
-            boxes, count = soft_nms_merge(boxes, exponent=settings.merge_exponent, **options)
-        else:
-            boxes, count = soft_nms(boxes, **options)
-        boxes = boxes if settings.as_published else boxes[:count]
-        kept.append(np.column_stack([boxes, np.full(len(boxes), label, np.float32)]))
-    rows = np.concatenate(kept)
+    boxes, labels = rows[:, :7], rows[:, 7].astype(np.int64)
+    if settings.merge:
+        found = soft_nms_merge(boxes, labels, exponent=settings.merge_exponent, **options)
+    else:
+        found = soft_nms(boxes, labels, **options)
+    rows, labels = found.boxes, found.labels
+    if not settings.as_published:
+        rows, labels = rows[found.kept], labels[found.kept]
     if len(rows) > settings.detections:
         last = np.partition(rows[:, 4], -settings.detections)[-settings.detections]
-        rows = rows[rows[:, 4] >= last]
-    return Found(rows[:, :4], rows[:, 4], rows[:, 7].astype(np.int64))
+        best = rows[:, 4] >= last
+        rows, labels = rows[best], labels[best]
+    return Found(rows[:, :4], rows[:, 4], labels)
 
 
 class Detector:

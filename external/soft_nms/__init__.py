@@ -7,6 +7,7 @@ with one warning.
 
 import math
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,32 +25,47 @@ except ImportError as error:
     )
 
 
+class Suppressed(NamedTuple):
+    """What suppression makes of N boxes, class by class, those of the lowest label first."""
+
+    boxes: np.ndarray  # (N, columns) float32; of each class first the kept ones, best first, then stale ones: what the
+    # release leaves behind there, and keeps
+    labels: np.ndarray  # (N,) int64
+    kept: np.ndarray  # (N,) bool: not stale
+
+
 def soft_nms(
-    boxes: np.ndarray, method: str = "gaussian", sigma: float = 0.5, overlap: float = 0.5, floor: float = 0.001
-) -> tuple[np.ndarray, int]:
-    """Decay the scores of boxes that overlap better ones; drop those that fall under a floor.
+    boxes: np.ndarray,
+    labels: np.ndarray | None = None,
+    method: str = "gaussian",
+    sigma: float = 0.5,
+    overlap: float = 0.5,
+    floor: float = 0.001,
+) -> Suppressed:
+    """Decay, in each class, the scores of boxes that overlap better ones; drop those that fall under a floor.
 
     boxes: (N, >= 5), x1, y1, x2, y2 in pixels, score; further columns are carried along but do not move with their box
-        (the release's way). Anything that converts to float32.
+        (the release's way). Anything that converts to float32; it is left as it is.
+    labels: (N,) integers, the class of each box. None: all are of class 0.
     method: what a box's score is multiplied by, for an IoU (+1 on widths and heights) of o with a better box:
         "hard": 0 if o > overlap; "linear": 1 - o if o > overlap; "gaussian": exp(-o^2 / sigma), whatever o.
     floor: boxes with a decayed score under it are dropped.
 
-    Returns rows, a float32 copy of boxes after the pass, and keep, the number of leading rows that are kept (best
-    first). The rows after them are stale: what the release leaves there, and keeps. Raises ValueError for boxes of
-    another shape, values that are not finite numbers, an unknown method or parameters out of range.
+    Raises ValueError for boxes or labels of another shape or kind, values that are not finite numbers, an unknown
+    method or parameters out of range.
     """
-    return _run(boxes, method, sigma, overlap, floor, merge=False, exponent=1.0, columns=5)
+    return _run(boxes, labels, method, sigma, overlap, floor, merge=False, exponent=1.0, columns=5)
 
 
 def soft_nms_merge(
     boxes: np.ndarray,
+    labels: np.ndarray | None = None,
     method: str = "gaussian",
     sigma: float = 0.5,
     overlap: float = 0.5,
     floor: float = 0.001,
     exponent: float = 10.0,
-) -> tuple[np.ndarray, int]:
+) -> Suppressed:
     """`soft_nms` in which a kept box becomes the average of itself and the boxes whose scores it decays.
 
     boxes: (N, >= 7), x1, y1, x2, y2, score, top-left score, bottom-right score. A box decayed by the factor d weighs (1
@@ -58,10 +74,12 @@ def soft_nms_merge(
 
     Returns and raises as `soft_nms`.
     """
-    return _run(boxes, method, sigma, overlap, floor, merge=True, exponent=exponent, columns=7)
+    return _run(boxes, labels, method, sigma, overlap, floor, merge=True, exponent=exponent, columns=7)
 
 
-def _run(boxes, method: str, sigma: float, overlap: float, floor: float, merge: bool, exponent: float, columns: int):
+def _run(
+    boxes, labels, method: str, sigma: float, overlap: float, floor: float, merge: bool, exponent: float, columns: int
+) -> Suppressed:
     if method not in METHODS:
         raise ValueError(f"unknown soft-NMS method {method!r}, expected one of {', '.join(METHODS)}")
     if not (math.isfinite(sigma) and sigma > 0):
@@ -75,20 +93,40 @@ def _run(boxes, method: str, sigma: float, overlap: float, floor: float, merge: 
         raise ValueError(f"soft-NMS expects boxes of real numbers, got an array of {rows.dtype}")
     if rows.ndim != 2 or rows.shape[1] < columns:
         raise ValueError(f"soft-NMS expects boxes of shape (N, {columns} or more), got {rows.shape}")
+    labels = np.zeros(len(rows), np.int64) if labels is None else np.asarray(labels)
+    if labels.shape != rows.shape[:1] or (labels.size and labels.dtype.kind not in "iu"):
+        raise ValueError(
+            f"soft-NMS expects an integer label for each of {len(rows)} boxes, got {labels.dtype} of shape "
+            f"{labels.shape}"
+        )
     with np.errstate(over="ignore"):  # reported below
         rows = rows.astype(np.float32, order="C")  # a copy: the caller's boxes stay as they are
     if not np.isfinite(rows).all():
         bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
         raise ValueError(f"soft-NMS expects finite boxes in float32's range, but row {bad} is {rows[bad].tolist()}")
-    run = _python_soft_nms if lib is None else _compiled_soft_nms
-    return rows, run(rows, METHODS.index(method), sigma, overlap, floor, merge, exponent)
+    labels = labels.astype(np.int64)
+    if (labels[1:] < labels[:-1]).any():
+        order = labels.argsort(kind="stable")
+        rows, labels = rows[order], labels[order]
+    run = _python_classes if lib is None else _compiled_classes
+    kept = run(rows, labels, METHODS.index(method), sigma, overlap, floor, merge, exponent)
+    return Suppressed(rows, labels, kept)
 
 
-def _compiled_soft_nms(
-    rows: np.ndarray, method: int, sigma: float, overlap: float, floor: float, merge: bool, exponent: float
-) -> int:
-    pointer = ffi.from_buffer("float[]", rows, require_writable=True)
-    return lib.soft_nms(pointer, rows.shape[0], rows.shape[1], method, sigma, overlap, floor, merge, exponent)
+def _compiled_classes(rows: np.ndarray, labels: np.ndarray, *options) -> np.ndarray:
+    kept = np.empty(len(rows), bool)
+    pointers = ffi.from_buffer("float[]", rows), ffi.from_buffer("int64_t[]", labels)
+    if lib.soft_nms(*pointers, *rows.shape, *options, ffi.from_buffer("unsigned char[]", kept)):
+        raise MemoryError(f"soft-NMS of {len(rows)} boxes found no memory")
+    return kept
+
+
+def _python_classes(rows: np.ndarray, labels: np.ndarray, *options) -> np.ndarray:
+    kept = np.empty(len(rows), bool)
+    ends = [*np.flatnonzero(np.diff(labels)) + 1, len(rows)]
+    for begin, end in zip([0, *ends], ends, strict=False):
+        kept[begin:end] = np.arange(end - begin) < _python_soft_nms(rows[begin:end], *options)
+    return kept
 
 
 def _python_soft_nms(

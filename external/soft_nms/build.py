@@ -7,8 +7,8 @@ from cffi import FFI
 
 ffi = FFI()
 ffi.cdef(
-    "int64_t soft_nms(float *rows, int64_t n, int64_t columns, int method, float sigma, float overlap,"
-    " float floor_score, int merge, float exponent);"
+    "int soft_nms(float *rows, const int64_t *labels, int64_t n, int64_t columns, int method, float sigma,"
+    " float overlap, float floor_score, int merge, float exponent, unsigned char *kept);"
 )
 # setuptools runs this file with exec and no __file__, from the repository's root
 source = Path("external/soft_nms/soft_nms.c").read_text()

@@ -1,88 +1,339 @@
-/* Soft-NMS (Bodla et al., ICCV 2017) and CornerNet's merging variant, in place, as CornerNet's release computes them.
+/* Soft-NMS (Bodla et al., ICCV 2017) and CornerNet's merging variant, as CornerNet's release computes them.
 
    The arithmetic below fixes the release's rounding: float32 throughout, except where a 1.0 is added, which widens that
-   expression to double before it is stored. Built with -ffp-contract=off, so that no multiply-add is fused. */
+   expression to double before it is stored. Built with -ffp-contract=off, so that no multiply-add is fused.
+
+   The boxes of a class are worked on as one array per coordinate, BLOCK at a time, in loops that compilers vectorise.
+   Where no box is left (they are filled up to a multiple of BLOCK) lies one that meets no other and has no score. */
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef _MSC_VER
+#define restrict __restrict
+#endif
+/* Versions for several instruction sets, the best of which is chosen when the module is loaded. All compute the same. */
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GLIBC__) && (defined(__GNUC__) && !defined(__clang__))
+#define VERSIONS __attribute__((target_clones("avx512f", "avx2", "default")))
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define VERSIONS
+#define INLINE static inline
+#endif
 
 enum { HARD, LINEAR, GAUSSIAN };
 enum { X1, Y1, X2, Y2, SCORE, FIRST_CORNER_SCORE };
+enum { BLOCK = 32, ALIGNED = 64 };
+enum { MERGED = 1, DROPPED = 2 }; /* of a box's state: what the box taken last asks for, beyond a new score */
+
+typedef struct {
+  int method;
+  float sigma, overlap, floor_score;
+  int merge;
+  float exponent;
+} options;
+
+/* The boxes of a class that are still to be taken, by their rows; all arrays are of a multiple of BLOCK. */
+typedef struct {
+  float *x1, *y1, *x2, *y2, *area, *score;
+  float *next_score, *decay; /* what the box taken last makes of them */
+  int32_t *state;
+  int32_t *busy; /* by block: has boxes of a state other than 0 */
+} candidates;
+
+enum { ARRAYS = 10 };
 
 /* Weighted sum of one corner's coordinates over the boxes a kept box suppresses. */
 typedef struct {
   float weight, x, y;
 } corner_sum;
 
-static void add_corner(corner_sum *sum, const float *row, int corner, float weight) {
-  const float score = row[FIRST_CORNER_SCORE + corner];
+static void add_corner(corner_sum *sum, float score, float x, float y, float weight) {
   sum->weight += weight * score;
-  sum->x += weight * (score * row[2 * corner]);
-  sum->y += weight * (score * row[2 * corner + 1]);
+  sum->x += weight * (score * x);
+  sum->y += weight * (score * y);
 }
 
-static float smaller(float a, float b) { return a <= b ? a : b; }
-static float larger(float a, float b) { return a >= b ? a : b; }
+/* A box whose decay is nearer to 1 than this adds so little to the corner sums that float rounding leaves them as they
+   are: its product with the largest score and coordinate of the class is under half a bit of every sum, with a factor of
+   2 to spare for the rounding of the products. Holds as long as the sums only grow: where largest is not NAN. */
+static float negligible_loss(const corner_sum *corners, float largest, float exponent) {
+  float least = INFINITY;
+  for (int corner = 0; corner < 2; ++corner) {
+    const corner_sum *sum = corners + corner;
+    least = fminf(least, fminf(sum->weight, fminf(sum->x, sum->y)));
+  }
+  if (!(least > 1e-30f) || !(largest >= 0) || !(exponent > 0)) return 0;
+  return 0.999f * powf(0x1p-26f * least / largest, 1 / exponent);
+}
 
-/* rows: (n, columns) x1, y1, x2, y2, score, and for merging top-left and bottom-right corner score. Returns how many
-   leading rows are kept; rows after them are what the compaction left behind. merge: replace each kept box by the
-   average of itself and those it suppresses. */
-static int64_t soft_nms(float *rows, int64_t n, int64_t columns, int method, float sigma, float overlap,
-                        float floor_score, int merge, float exponent) {
-  int64_t kept = n;
+/* The largest product of a corner score and a coordinate, or 1, of a class; NAN if one of them is negative. */
+static float largest_product(const float *rows, int64_t n, int64_t columns) {
+  float score = 0, coordinate = 1;
   for (int64_t i = 0; i < n; ++i) {
-    float *best = rows + i * columns;
-    /* the highest score left comes to row i; only columns 0-4 move, the corner scores stay where they are */
-    int64_t top = i;
-    for (int64_t j = i + 1; j < kept; ++j) {
-      if (rows[j * columns + SCORE] > rows[top * columns + SCORE]) top = j;
+    const float *row = rows + i * columns;
+    for (int c = 0; c < SCORE; ++c) {
+      if (!(row[c] >= 0)) return NAN;
+      coordinate = fmaxf(coordinate, row[c]);
     }
-    for (int c = 0; c <= SCORE; ++c) {
-      const float moved = best[c];
-      best[c] = rows[top * columns + c];
-      rows[top * columns + c] = moved;
+    for (int c = FIRST_CORNER_SCORE; c < FIRST_CORNER_SCORE + 2; ++c) {
+      if (!(row[c] >= 0)) return NAN;
+      score = fmaxf(score, row[c]);
     }
+  }
+  return score * coordinate;
+}
+
+/* out = (float)exp((double)x) for a block, to the last bit that of the C library: computed here to 2^-45 and by the
+   library where that leaves the rounding to float open. */
+INLINE void exp_block(const float *restrict x, float *restrict out) {
+  int32_t open[BLOCK], any = 0;
+  for (int l = 0; l < BLOCK; ++l) {
+    const double shift = 0x1.8p52; /* adding it rounds to an integer, in the lower bits */
+    const double d = x[l], shifted = d * 0x1.71547652b82fep0 + shift, k = shifted - shift;
+    const double r = (d - k * 0x1.62e42feep-1) - k * 0x1.a39ef35793c76p-33; /* ln 2, its first 32 bits apart */
+    double p = 1.0 / 39916800; /* Taylor's series; |r| is at most ln(2) / 2, its remainder 2^-47 */
+    p = p * r + 1.0 / 3628800;
+    p = p * r + 1.0 / 362880;
+    p = p * r + 1.0 / 40320;
+    p = p * r + 1.0 / 5040;
+    p = p * r + 1.0 / 720;
+    p = p * r + 1.0 / 120;
+    p = p * r + 1.0 / 24;
+    p = p * r + 1.0 / 6;
+    p = p * r + 1.0 / 2;
+    p = p * r + 1.0;
+    p = p * r + 1.0;
+    uint64_t bits, exponent;
+    memcpy(&bits, &p, sizeof bits);
+    memcpy(&exponent, &shifted, sizeof exponent);
+    bits += exponent << 52;
+    memcpy(&p, &bits, sizeof p);
+    out[l] = (float)p;
+    /* float drops 29 bits: are they within 512 of the half? Or the result below float's normal numbers, or x a NaN? */
+    const int32_t half = (int32_t)(bits & 0x1fffffff) - 0x10000000;
+    open[l] = ((half > -512) & (half < 512)) | !((x[l] >= -87.0f) & (x[l] <= 0.0f));
+    any |= open[l];
+  }
+  if (!any) return;
+  for (int l = 0; l < BLOCK; ++l) {
+    if (open[l]) out[l] = (float)exp((double)x[l]);
+  }
+}
+
+/* Decays the scores of a block by the box taken, of this area, from the score array to the next. negligible: of what a
+   box loses by its decay, see negligible_loss. best: of those left, the best of every BLOCK-th. */
+INLINE void decay_block(const candidates *all, int64_t first, const float *box, double area, float negligible,
+                        const options *o, float *restrict best) {
+  const float *restrict x1 = all->x1 + first, *restrict y1 = all->y1 + first;
+  const float *restrict x2 = all->x2 + first, *restrict y2 = all->y2 + first;
+  const float *restrict areas = all->area + first, *restrict score = all->score + first;
+  float *restrict next = all->next_score + first, *restrict decay = all->decay + first;
+  int32_t *restrict state = all->state + first;
+  const float box_x1 = box[X1], box_y1 = box[Y1], box_x2 = box[X2], box_y2 = box[Y2];
+  float width[BLOCK], height[BLOCK], iou[BLOCK];
+  int32_t meets[BLOCK], any = 0;
+  for (int l = 0; l < BLOCK; ++l) {
+    /* 1.0f for 1.0: a sum in double rounded to float is the sum in float, 53 bits being more than twice 24 */
+    width[l] = (box_x2 < x2[l] ? box_x2 : x2[l]) - (box_x1 > x1[l] ? box_x1 : x1[l]) + 1.0f;
+    height[l] = (box_y2 < y2[l] ? box_y2 : y2[l]) - (box_y1 > y1[l] ? box_y1 : y1[l]) + 1.0f;
+    meets[l] = (width[l] > 0) & (height[l] > 0);
+    any |= meets[l];
+  }
+  if (!any) {
+    memcpy(next, score, BLOCK * sizeof *next);
+    memset(state, 0, BLOCK * sizeof *state);
+    for (int l = 0; l < BLOCK; ++l) best[l] = score[l] > best[l] ? score[l] : best[l];
+    all->busy[first / BLOCK] = 0;
+    return;
+  }
+  for (int l = 0; l < BLOCK; ++l) {
+    const float intersection = width[l] * height[l];
+    iou[l] = intersection / (float)(area + areas[l] - intersection);
+  }
+  if (o->method == GAUSSIAN) {
+    const float sigma = o->sigma;
+    float x[BLOCK];
+    for (int l = 0; l < BLOCK; ++l) x[l] = meets[l] ? -(iou[l] * iou[l]) / sigma : 0.0f;
+    exp_block(x, decay);
+  } else {
+    const int linear = o->method == LINEAR;
+    const float overlap = o->overlap;
+    for (int l = 0; l < BLOCK; ++l) decay[l] = iou[l] > overlap ? (linear ? 1.0f - iou[l] : 0.0f) : 1.0f;
+  }
+  const float floor_score = o->floor_score;
+  const int32_t merge = o->merge ? MERGED : 0;
+  int32_t busy = 0;
+  for (int l = 0; l < BLOCK; ++l) {
+    const float before = score[l], decayed = decay[l] * before, after = meets[l] ? decayed : before;
+    const int32_t drops = meets[l] & (decayed < floor_score);
+    const int32_t counts = meets[l] & !(fabsf(1.0f - decay[l]) < negligible);
+    next[l] = after;
+    state[l] = drops * DROPPED | (counts & merge);
+    busy |= state[l];
+    const float left = drops ? -INFINITY : after;
+    best[l] = left > best[l] ? left : best[l];
+  }
+  all->busy[first / BLOCK] = busy;
+}
+
+/* The row of the first candidate with the best score, from row i on. */
+INLINE int64_t first_with(const float *score, int64_t i, int64_t kept, float best) {
+  if (!(score[i] < best)) return i; /* a NaN is not passed over */
+  int64_t j = i;
+  for (; j % BLOCK; ++j) {
+    if (score[j] == best) return j;
+  }
+  for (; j < kept; j += BLOCK) {
+    int32_t found = 0;
+    for (int l = 0; l < BLOCK; ++l) found |= score[j + l] == best;
+    if (found) break;
+  }
+  while (score[j] != best) ++j;
+  return j;
+}
+
+static void write_row(float *row, const candidates *all, int64_t j, float score) {
+  row[X1] = all->x1[j];
+  row[Y1] = all->y1[j];
+  row[X2] = all->x2[j];
+  row[Y2] = all->y2[j];
+  row[SCORE] = score;
+}
+
+/* No box is left in row j. Infinitely far right, it meets none. */
+static void clear(candidates *all, int64_t j) {
+  all->x1[j] = INFINITY;
+  all->y1[j] = all->x2[j] = all->y2[j] = all->area[j] = 0;
+  all->score[j] = all->next_score[j] = -INFINITY;
+  all->state[j] = 0;
+}
+
+static void move(candidates *all, int64_t to, int64_t from) {
+  float *arrays[] = {all->x1, all->y1, all->x2, all->y2, all->area, all->score, all->next_score, all->decay};
+  for (size_t a = 0; a < sizeof arrays / sizeof *arrays; ++a) arrays[a][to] = arrays[a][from];
+  all->state[to] = all->state[from];
+}
+
+/* Suppression in one class. rows: (n, columns) x1, y1, x2, y2, score, and for merging top-left and bottom-right corner
+   score. Returns how many leading rows are kept; rows after them are what the compaction left behind. Columns from 5 on
+   do not move. memory: for ARRAYS arrays of n, rounded up to BLOCK. */
+VERSIONS static int64_t suppress(float *rows, int64_t n, int64_t columns, const options *o, float *memory) {
+  const int64_t size = (n + BLOCK - 1) / BLOCK * BLOCK;
+  candidates all = {memory,
+                    memory + size,
+                    memory + 2 * size,
+                    memory + 3 * size,
+                    memory + 4 * size,
+                    memory + 5 * size,
+                    memory + 6 * size,
+                    memory + 7 * size,
+                    (int32_t *)(memory + 8 * size),
+                    (int32_t *)(memory + 9 * size)};
+  float best = -INFINITY;
+  for (int64_t j = 0; j < size; ++j) {
+    clear(&all, j);
+    all.decay[j] = 1.0f;
+    if (j >= n) continue;
+    const float *row = rows + j * columns;
+    all.x1[j] = row[X1];
+    all.y1[j] = row[Y1];
+    all.x2[j] = row[X2];
+    all.y2[j] = row[Y2];
+    all.area[j] = (float)(((double)(row[X2] - row[X1]) + 1.0) * ((double)(row[Y2] - row[Y1]) + 1.0));
+    all.score[j] = row[SCORE];
+    if (row[SCORE] > best) best = row[SCORE];
+  }
+  const float largest = o->merge ? largest_product(rows, n, columns) : 0;
+  int64_t kept = n;
+  for (int64_t i = 0; i < kept; ++i) {
+    /* The highest score left comes to row i, what is there to where it was */
+    float *row = rows + i * columns, box[SCORE];
+    const int64_t top = first_with(all.score, i, kept, best);
+    write_row(row, &all, top, all.score[top]);
+    if (top != i) move(&all, top, i);
+    clear(&all, i);
+    memcpy(box, row, sizeof box);
+    const double area = ((double)(box[X2] - box[X1]) + 1.0) * ((double)(box[Y2] - box[Y1]) + 1.0);
 
     corner_sum corners[2] = {{0, 0, 0}, {0, 0, 0}};
-    if (merge) {
-      add_corner(&corners[0], best, 0, 1.0f);
-      add_corner(&corners[1], best, 1, 1.0f);
+    float negligible = 0;
+    if (o->merge) {
+      add_corner(&corners[0], row[FIRST_CORNER_SCORE], box[X1], box[Y1], 1.0f);
+      add_corner(&corners[1], row[FIRST_CORNER_SCORE + 1], box[X2], box[Y2], 1.0f);
+      negligible = negligible_loss(corners, largest, o->exponent);
     }
-    for (int64_t j = i + 1; j < kept; ++j) {
-      float *row = rows + j * columns;
-      const float width = (float)((double)(smaller(best[X2], row[X2]) - larger(best[X1], row[X1])) + 1.0);
-      if (!(width > 0)) continue;
-      const float height = (float)((double)(smaller(best[Y2], row[Y2]) - larger(best[Y1], row[Y1])) + 1.0);
-      if (!(height > 0)) continue;
-      const float area = (float)(((double)(row[X2] - row[X1]) + 1.0) * ((double)(row[Y2] - row[Y1]) + 1.0));
-      const float intersection = width * height;
-      const double best_area = ((double)(best[X2] - best[X1]) + 1.0) * ((double)(best[Y2] - best[Y1]) + 1.0);
-      const float all = (float)(best_area + area - intersection);
-      const float iou = intersection / all;
+    float bests[BLOCK];
+    for (int l = 0; l < BLOCK; ++l) bests[l] = -INFINITY;
+    for (int64_t j = (i + 1) / BLOCK * BLOCK; j < kept; j += BLOCK) {
+      decay_block(&all, j, box, area, negligible, o, bests);
+    }
+    best = -INFINITY;
+    for (int l = 0; l < BLOCK; ++l) best = bests[l] > best ? bests[l] : best;
 
-      float decay = 1.0f;
-      if (method == GAUSSIAN) {
-        decay = (float)exp((double)(-(iou * iou) / sigma));
-      } else if (iou > overlap) {
-        decay = method == LINEAR ? 1.0f - iou : 0.0f;
+    for (int64_t j = i + 1; j < kept; ++j) {
+      if (!all.busy[j / BLOCK]) {
+        j |= BLOCK - 1;
+        continue;
       }
-      if (merge) {
-        const float weight = powf(1.0f - decay, exponent);
-        add_corner(&corners[0], row, 0, weight);
-        add_corner(&corners[1], row, 1, weight);
-      }
-      row[SCORE] = decay * row[SCORE];
-      if (row[SCORE] < floor_score) {
+      while (all.state[j]) {
+        if (all.state[j] & MERGED) {
+          const float *corner_scores = rows + j * columns + FIRST_CORNER_SCORE;
+          const float weight = powf(1.0f - all.decay[j], o->exponent);
+          add_corner(&corners[0], corner_scores[0], all.x1[j], all.y1[j], weight);
+          add_corner(&corners[1], corner_scores[1], all.x2[j], all.y2[j], weight);
+        }
+        if (!(all.state[j] & DROPPED)) break;
+        /* The last box comes here, and is looked at in its turn. Its row stays as it was, stale. */
         --kept;
-        for (int c = 0; c <= SCORE; ++c) row[c] = rows[kept * columns + c];
-        --j; /* the box that came here is still to be looked at */
+        write_row(rows + kept * columns, &all, kept, j == kept ? all.next_score[kept] : all.score[kept]);
+        if (j < kept) move(&all, j, kept);
+        clear(&all, kept);
       }
     }
-    /* Rows no longer kept pass here too, as averages of themselves alone: the release does so, and it rounds them. */
-    for (int corner = 0; merge && corner < 2; ++corner) {
+    float *swapped = all.score;
+    all.score = all.next_score;
+    all.next_score = swapped;
+    for (int corner = 0; o->merge && corner < 2; ++corner) {
       if (!(corners[corner].weight > 0)) continue; /* corner scores of 0: nothing to weigh with */
-      best[2 * corner] = corners[corner].x / corners[corner].weight;
-      best[2 * corner + 1] = corners[corner].y / corners[corner].weight;
+      row[2 * corner] = corners[corner].x / corners[corner].weight;
+      row[2 * corner + 1] = corners[corner].y / corners[corner].weight;
+    }
+  }
+  /* Rows no longer kept are averages of themselves alone: the release makes them so, and it rounds them. */
+  for (int64_t i = kept; o->merge && i < n; ++i) {
+    float *row = rows + i * columns;
+    for (int corner = 0; corner < 2; ++corner) {
+      corner_sum sum = {0, 0, 0};
+      add_corner(&sum, row[FIRST_CORNER_SCORE + corner], row[2 * corner], row[2 * corner + 1], 1.0f);
+      if (!(sum.weight > 0)) continue;
+      row[2 * corner] = sum.x / sum.weight;
+      row[2 * corner + 1] = sum.y / sum.weight;
     }
   }
   return kept;
+}
+
+/* Suppression in each class. rows: (n, columns), as of suppress, changed in place. labels: n, those of a class next to
+   one another. Written: kept, n times whether a row is kept. Returns 0, or -1 if there is not the memory. */
+static int soft_nms(float *rows, const int64_t *labels, int64_t n, int64_t columns, int method, float sigma,
+                    float overlap, float floor_score, int merge, float exponent, unsigned char *kept) {
+  const options o = {method, sigma, overlap, floor_score, merge, exponent};
+  int64_t largest = 0;
+  for (int64_t begin = 0, i = 0; i < n; ++i) {
+    if (labels[i] != labels[begin]) begin = i;
+    if (i - begin >= largest) largest = i - begin + 1;
+  }
+  const size_t size = (size_t)((largest + BLOCK - 1) / BLOCK * BLOCK) * ARRAYS * sizeof(float);
+  char *memory = malloc(size + ALIGNED);
+  if (memory == NULL) return -1;
+  float *aligned = (float *)(memory + (ALIGNED - (uintptr_t)memory % ALIGNED));
+  for (int64_t begin = 0, end; begin < n; begin = end) {
+    for (end = begin + 1; end < n && labels[end] == labels[begin];) ++end;
+    const int64_t count = suppress(rows + begin * columns, end - begin, columns, &o, aligned);
+    for (int64_t i = begin; i < end; ++i) kept[i] = i - begin < count;
+  }
+  free(memory);
+  return 0;
 }
