@@ -21,9 +21,9 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import data, detection, losses, network, pools
-from benchmarks.measure import HEAD, RULE, Row, Setting, keep_freed_memory, machine
+from benchmarks.measure import HEAD, RULE, Row, Setting, machine
 from db import DataError
-from nnet.experiment import exit_code
+from nnet.experiment import exit_code, keep_freed_memory
 
 
 class Benchmark(NamedTuple):

@@ -5,7 +5,6 @@ rounds' own ratios: work of others on the machine slows both sides of a round, a
 on one thread is timed by the processor's time that it takes.
 """
 
-import ctypes
 import math
 import platform
 import sys
@@ -198,19 +197,6 @@ def limit_row(
     """The row of a quantity with a limit of its own."""
     ours, base, ratio = (Spread.of([x]) for x in (value, limit, value / limit))
     return Row(benchmark, case, unit, ours, against, base, ratio, 1.0 if judged and not setting.small else None, **more)
-
-
-def keep_freed_memory() -> bool:
-    """Let the C library keep what is freed instead of giving it back to the system; False if it cannot be told so.
-
-    A tensor of 32 MB or more otherwise costs its page faults again each time it is made: on the machine of
-    docs/performance.md 12 ms, where copying it costs 1.5. CUDA's allocator of PyTorch keeps freed memory anyway.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # from malloc.h
-    mallopt = ctypes.CDLL(None).mallopt
-    return all(mallopt(*option) == 1 for option in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26)))
 
 
 def machine(setting: Setting) -> dict[str, Any]:

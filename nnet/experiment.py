@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import signal
 import sys
 import tempfile
@@ -65,8 +67,26 @@ def make_folder(path: Path) -> None:
         raise DataError(f"cannot write to the folder {path} ({error.strerror}): name another with --output") from None
 
 
+def keep_freed_memory() -> bool:
+    """Let the C library keep what is freed instead of giving it back to the system; False if it cannot be told so.
+
+    A tensor of 32 MB or more otherwise costs its page faults again each time it is made, several times what filling it
+    does (docs/performance.md). What a process keeps is the most that it had in use at a time, and what lies scattered
+    between. CUDA's allocator of PyTorch keeps freed memory anyway.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # from malloc.h
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(mallopt(*option) == 1 for option in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26)))
+
+
 def set_up_backends(threads: int, tf32: bool) -> None:
-    """Set PyTorch's CPU threads (0: its own choice) and whether CUDA computes float32 with TF32's mantissa."""
+    """Set PyTorch's CPU threads (0: its own choice) and whether CUDA computes float32 with TF32's mantissa.
+
+    On the CPU, freed memory is kept for the next tensors.
+    """
+    keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import data, detection, losses, measure, network, pools
+from benchmarks import data, detection, losses, network, pools
 from benchmarks.measure import AT_LEAST, Row, Setting, Spread, limit_row, race, times_row
 from db import load_index
 from external.corner_pool import pool
@@ -222,11 +222,6 @@ def test_convolutions_alone_are_all_of_them(monkeypatch):
 
 def conv(layer, x):
     return layer._conv_forward(x, layer.weight, layer.bias)
-
-
-def test_keeping_freed_memory_reports(monkeypatch):
-    monkeypatch.setattr(measure.platform, "libc_ver", lambda: ("", ""))
-    assert measure.keep_freed_memory() is False
 
 
 def test_index_is_not_copied_by_workers(tmp_path):
