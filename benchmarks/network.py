@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -177,20 +178,15 @@ def test_path(setting: Setting) -> Iterator[Row]:
     network = network_of(setting)
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(setting.device)
     settle_statistics(network, images)
-    rest = DetectSettings(), (side, side), setting.device
-    plain, other = Detector(network, *rest), PublishedDetector(published_network(network), *rest)
-    wide = copy.deepcopy(network).to(memory_format=torch.channels_last)
-    channels_last = Detector(wide, *rest)
-
-    def bfloat16() -> None:
-        with torch.autocast(setting.device.type, torch.bfloat16):
-            channels_last(image)
-
-    works = {"float32": lambda: plain(image), "channels_last": lambda: channels_last(image)}
-    works |= {"channels_last + bfloat16": bfloat16, PUBLISHED: lambda: other(image)}
+    options = {"float32": {}, "channels_last": {"channels_last": True}}
+    options["channels_last + bfloat16"] = {"channels_last": True, "precision": "bfloat16"}
+    rest = (side, side), setting.device
+    detectors = {name: Detector(network, DetectSettings(**chosen), *rest) for name, chosen in options.items()}
+    detectors[PUBLISHED] = PublishedDetector(published_network(network), DetectSettings(), *rest)
+    works = {name: partial(detector, image) for name, detector in detectors.items()}
     works["convolutions"] = convolutions(network, images, gradients=False)
     times = race(setting, works, seldom=["convolutions"], rounds=5)
-    for name in list(works)[:3]:
+    for name in options:
         chosen = {"ours": times[name], "base": times[PUBLISHED]}
         case, target = f"{name}, {side}x{side} and mirror image", 1.0 if name == "float32" else None
         alone = {"convolutions alone, float32": times["convolutions"]}

@@ -146,6 +146,9 @@ class Test:
     merge_exponent: float = 10.0  # weights are (1 - decay) to this power
     detections: int = 100  # best detections per image, over all classes
     as_published: bool = True  # keep soft-NMS's stale rows and round to 2 decimals; False: do neither
+    # Speed and memory; the published figures used neither.
+    channels_last: bool = False  # memory layout of images and features; same results up to rounding
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the network (autocast)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from models.cornernet import CORNERS, KeypointMaps, Predictions
 from models.decode import Detections, decode_corners
 from models.hourglass import feature_size
 from nnet.pictures import draw_heatmap
+from nnet.precision import Precision, layout
 from nnet.truth import true_maps
 from sample.augment import fit_image, place
 from sample.colour import normalise
@@ -46,6 +47,8 @@ class DetectSettings(NamedTuple):
     merge_exponent: float = 10.0
     detections: int = 100
     as_published: bool = True
+    channels_last: bool = False
+    precision: str = "float32"
 
 
 class Placement(NamedTuple):
@@ -192,6 +195,7 @@ class Detector:
         self.settings = settings
         self.input_size = tuple(input_size)
         self.device = device
+        self.autocast = Precision(settings.precision, device).autocast
         self.truth = frozenset(truth)
         self.seconds: Counter[str] = Counter()
 
@@ -212,8 +216,10 @@ class Detector:
         """Maps of the last stack for a canvas (H, W, 3) and, when mirror is on, its mirror image: batch 1 or 2."""
         views = [canvas, canvas[:, ::-1]] if self.settings.mirror else [canvas]
         with self.timed("network"):
-            images = torch.from_numpy(np.stack(views).transpose(0, 3, 1, 2).copy()).to(self.device)
-            return self.network(normalise(images))[-1]
+            images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
+            images = images.contiguous(memory_format=layout(self.settings.channels_last)).to(self.device)
+            with self.autocast():
+                return self.network(normalise(images))[-1]
 
     def decode(self, maps: Predictions) -> np.ndarray:
         """Rows (B, n, 8) of the best pairs, in cells."""

@@ -21,13 +21,13 @@ from models.layers import Residual
 from models.losses import LossTerms, LossWeights, stack_loss
 from nnet import checkpoint
 from nnet.distributed import Group
+from nnet.precision import Precision, layout
 from sample import CORNERS, Batch, Penalty, box_targets, normalise
 
 
 def input_images(batch: Batch, channels_last: bool) -> Tensor:
     """What the network sees of a batch: (B, 3, H, W) float32."""
-    images = normalise(batch.images, batch.colour)
-    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
+    return normalise(batch.images.contiguous(memory_format=layout(channels_last)), batch.colour)
 
 
 class Objective(NamedTuple):
@@ -52,8 +52,7 @@ class Objective(NamedTuple):
         size = tuple(images.shape[-2:])
         boxes = batch.boxes, batch.labels, batch.image_index
         shape = len(images), self.classes, size, feature_size(size)
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        targets = box_targets(self.keypoints, *boxes, *shape, self.penalty, layout)
+        targets = box_targets(self.keypoints, *boxes, *shape, self.penalty, layout(self.channels_last))
         with self.autocast():
             outputs = network(images, every_stack=True)
         stacks = [stack_loss(maps, targets, batch.image_index, self.weights) for maps in outputs]
@@ -85,17 +84,6 @@ def make_objective(
     if isinstance(network, AnchorNetwork):
         return AnchorObjective(*args)
     return Objective(classes, penalty, weights, *args, keypoints=network.keypoints)
-
-
-class Precision:
-    """How a config's `train.precision` is carried out: the context the network runs in, and the scaling of the loss."""
-
-    def __init__(self, name: str, device: torch.device):
-        """name: "float32", "bfloat16" or "float16", the latter two by autocast; float16 scales the loss."""
-        dtype = getattr(torch, name)
-        mixed = dtype != torch.float32
-        self.autocast = partial(torch.autocast, device.type, dtype) if mixed else nullcontext
-        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
 
 @contextmanager

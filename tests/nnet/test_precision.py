@@ -24,6 +24,7 @@ from models.cornernet import KeypointMaps, cornernet
 from models.losses import LossTerms, LossWeights
 from nnet import checkpoint, training
 from nnet.distributed import Group
+from nnet.inference import Detector, DetectSettings
 from nnet.log import read_metrics
 from nnet.training import NotFinite, Objective, Precision, Step, checkpoint_activations, kept_statistics
 from sample import Batch, ColourDraw, Penalty
@@ -517,3 +518,23 @@ def test_gradients_on_a_gpu(smooth, option, tolerance):
     found = one_step([part.to(device) for part in batches()], network=network, device=device, **options)
     expected = one_step(network=network)
     assert relative(found.gradient, expected.gradient) < tolerance
+
+
+@pytest.mark.parametrize(
+    ("options", "tolerance"),
+    [({"channels_last": True}, 1e-4), ({"precision": "bfloat16", "channels_last": True}, 0.05)],
+)
+def test_testing_with_options_of_speed(options, tolerance):
+    torch.manual_seed(0)
+    network = cornernet(3, **NETWORK)
+    seen = []
+    network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    canvas = np.random.default_rng(0).integers(0, 256, (63, 63, 3), dtype=np.uint8)
+    plain, fast = (Detector(network, DetectSettings(**o), (63, 63), CPU).predict(canvas) for o in ({}, options))
+    assert seen[0].is_contiguous() and seen[1].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(seen[0], seen[1])
+    for name in plain:
+        for a, b in zip(plain[name], fast[name], strict=True):
+            assert b.dtype == getattr(torch, options.get("precision", "float32"))
+            scale = a.abs().max()
+            torch.testing.assert_close(b.float() / scale, a / scale, rtol=0, atol=tolerance)
