@@ -39,7 +39,9 @@ sanitize: build
 	rm -rf build/sanitize && mkdir -p build/sanitize
 	cp -r configs db external models nnet sample tests setup.py pyproject.toml README.md LICENSE build/sanitize
 	find build/sanitize -name '*.so' -delete
-	cd build/sanitize && CFLAGS='-O1 $(SANITIZERS)' LDFLAGS='$(SANITIZERS)' $(abspath $(BIN))/python setup.py -q build_ext --inplace
+	cd build/sanitize && CFLAGS='-O1 $(SANITIZERS)' CXXFLAGS='-O1 $(SANITIZERS)' LDFLAGS='$(SANITIZERS)' \
+	    $(abspath $(BIN))/python setup.py -q build_ext --inplace
+	for library in build/sanitize/external/*/*.so; do nm -D $$library | grep -q __asan || { echo "$$library: not instrumented"; exit 1; }; done
 	ln -sfn $(abspath ../shared) build/shared
 	cd build/sanitize && OMP_NUM_THREADS=2 \
 	    LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \

@@ -50,6 +50,7 @@ from nnet.experiment import (
 from nnet.faults import RunError, UnreadableCount
 from nnet.inference import Detector, DetectSettings
 from nnet.pictures import write_image
+from nnet.precision import layout
 from nnet.truth import CENTERS, MAPS, keypoint_of
 from sample import Penalty, read_image
 
@@ -117,7 +118,7 @@ def load_network(config: configs.Config, weights: Path, index: CocoIndex, data: 
     checkpoint.changed_options(state, configs.to_dict(config), weights)  # raises where the network is another
     network = build_network(index.num_classes, **asdict(config.model))
     checkpoint.load_weights(network, state["model"], weights)
-    return network, state
+    return network.to(memory_format=layout(config.test.channels_last)), state
 
 
 def detector_of(

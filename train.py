@@ -144,7 +144,9 @@ def run(config: configs.Config, args: argparse.Namespace, output: Path, group: G
     signals = Signals()
     size = tuple(config.data.input_size)
     if val_index:
-        detector = make_detector(network, DetectSettings(**asdict(config.test)), size, device)
+        # In the layout that the weights have in training
+        settings = DetectSettings(**asdict(config.test))._replace(channels_last=c.channels_last)
+        detector = make_detector(network, settings, size, device)
         _, files = split_files(config.data.root, config.data.val.images, config.data.val.annotations)
         validation = Validation(
             val_index, files, detector, step.objective, c.validate_images, max(batch), group, log, signals

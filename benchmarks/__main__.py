@@ -3,14 +3,16 @@
 python -m benchmarks [NAME ...] [--device cpu|cuda] [--full] [--json FILE] [--data DIR] [--list]
 
 Prints a Markdown table as it goes: time or size of ours (median and quartiles), what it is compared with in the same
-rounds, the ratio of the two, the target and whether it is met. Exit code 1 if a target is missed, 2 for bad input. See
-docs/performance.md. `python -m benchmarks.loader`, `.training` and `.faults` measure more of loading, training steps
-and reliability.
+rounds, the ratio of the two, the target and whether it is met. Exit code 1 if a target is missed or a benchmark fails,
+2 for bad input. See docs/performance.md. `python -m benchmarks.loader`, `.training` and `.faults` measure more of
+loading, training steps and reliability.
 """
 
 import argparse
 import difflib
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -64,18 +66,24 @@ def choose(names: Sequence[str], device: str, full: bool) -> dict[str, Benchmark
     return {name: b for name, b in BENCHMARKS.items() if device in b.devices and (full or not b.full)}
 
 
-def measure(chosen: dict[str, Benchmark], setting: Setting) -> list[Row]:
-    """Run them, and print each row when it is known."""
-    rows = []
+def measure(
+    chosen: dict[str, Benchmark], setting: Setting, save: Callable[[list[Row]], None]
+) -> tuple[list[Row], list]:
+    """Run them; print each row when it is known, `save` the rows after each benchmark. The rows, and what failed."""
+    rows, failed = [], []
     with tqdm(total=len(chosen), desc="benchmarks", dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
         bar.write(f"{HEAD}\n{RULE}")
         for name, benchmark in chosen.items():
             bar.set_postfix_str(name)
-            for row in benchmark.run(setting):
-                rows.append(row)
-                bar.write(row.cells())
+            try:
+                for row in benchmark.run(setting):
+                    rows.append(row)
+                    bar.write(row.cells())
+            except (RuntimeError, OSError, MemoryError, subprocess.CalledProcessError) as error:  # go on with others
+                failed.append(f"{name}: {error}")
+            save(rows)
             bar.update()
-    return rows
+    return rows, failed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,18 +108,36 @@ def run(args: argparse.Namespace) -> int:
     chosen = choose(args.names, args.device, args.full)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise DataError(f"--device cuda, but this PyTorch ({torch.__version__}) finds no GPU")
+    if args.threads < 0:
+        raise DataError(f"--threads: expected a number of threads, 0 for PyTorch's choice, got {args.threads}")
+    if not 0 <= args.seconds < float("inf"):
+        raise DataError(f"--seconds: expected a number of seconds, got {args.seconds}")
+    if args.data and not (args.data / "annotations" / "instances_train2017.json").is_file():
+        raise DataError(f"--data: there is no annotations/instances_train2017.json in {args.data}")
+    if args.json:
+        try:
+            args.json.open("a").close()
+        except OSError as error:
+            raise DataError(f"cannot write {args.json} ({error.strerror}): name another file with --json") from None
     if args.threads:
         torch.set_num_threads(args.threads)
     setting = Setting(torch.device(args.device), args.seconds, args.small, args.data)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler would tell when it begins and ends
     facts = machine(setting) | {"freed memory is kept": keep_freed_memory()}
-    rows = measure(chosen, setting)
+
+    def save(rows: list[Row]) -> None:
+        if args.json:
+            figures = {"machine": facts, "rows": [row.figures() for row in rows]}
+            args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+    rows, failed = measure(chosen, setting, save)
     missed = [row for row in rows if row.met is False]
     print("\n" + "; ".join(f"{name}: {value}" for name, value in facts.items()))
-    if args.json:
-        args.json.write_text(json.dumps({"machine": facts, "rows": [row.figures() for row in rows]}, indent=1) + "\n")
     for row in missed:
         print(f"missed: {row.benchmark}, {row.case}: {row.ratio.median:.3g}, target {row.target:.3g}", file=sys.stderr)
-    return 1 if missed else 0
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    return 1 if missed or failed else 0
 
 
 if __name__ == "__main__":

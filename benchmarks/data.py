@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import cv2
@@ -89,7 +88,7 @@ def sample(setting: Setting) -> Iterator[Row]:
 
         def ours() -> None:
             for keys in batches:
-                ForkingPickler.dumps(pack(dataset.__getitems__(keys)))  # as a worker hands it over
+                pack(dataset.__getitems__(keys))
 
         def decode() -> None:
             for file in chosen:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 AT_LEAST = {"cpu": 5e-3, "cuda": 2e-3}  # seconds that are timed at a time: short work is repeated within
+LARGER_THAN_CACHES = 2**28  # bytes
 ROUNDS = 7  # at least; what is compared without a target has the first, the middle and the last of them
 HEAD = "| benchmark | case | ours | compared with | ratio | target | met | also, in multiples of ours |"
 RULE = "| --- | --- | --- | --- | --- | --- | --- | --- |"
@@ -102,8 +103,15 @@ class Row:
         return {"benchmark": self.benchmark, "case": self.case, **values, "met": self.met}
 
 
-def clock(device: torch.device, work: Work, calls: int = 1, one_core: bool = False) -> float:
-    """Seconds per call. one_core: the processor's time, without waiting for a turn, of work on one thread."""
+def clock(
+    device: torch.device, work: Work, calls: int = 1, one_core: bool = False, cold: torch.Tensor | None = None
+) -> float:
+    """Seconds per call. one_core: the processor's time, without waiting for a turn, of work on one thread.
+
+    cold: memory that is written first, larger than the caches, so that they hold nothing of the work's.
+    """
+    if cold is not None:
+        cold.fill_(1)
     if device.type == "cuda":
         begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begun.record()
@@ -125,16 +133,21 @@ def race(
     seldom: Sequence[str] = (),
     rounds: int = ROUNDS,
     one_core: bool = False,
+    from_memory: bool = False,
 ) -> dict[str, list[float]]:
     """Seconds per call of each work, a value per round, after one call that is not counted.
 
-    seldom: works that only the first, the middle and the last round time. one_core: as of `clock`.
+    seldom: works that only the first, the middle and the last round time. one_core: as of `clock`. from_memory: for
+    what the memory's speed bounds: on a CPU, each call begins with caches that hold nothing of it.
     """
-    works, timed = dict(works), partial(clock, setting.device, one_core=one_core)
+    cold = None
+    if from_memory and setting.device.type == "cpu":
+        cold = torch.empty(1 if setting.small else LARGER_THAN_CACHES, dtype=torch.uint8)
+    works, timed = dict(works), partial(clock, setting.device, one_core=one_core, cold=cold)
     for work in works.values():
         timed(work)
     once = {name: timed(work) for name, work in works.items()}
-    least = 0 if setting.small else AT_LEAST[setting.device.type]
+    least = 0 if setting.small or cold is not None else AT_LEAST[setting.device.type]
     calls = {name: max(1, math.ceil(least / max(seconds, 1e-7))) for name, seconds in once.items()}
     cost = sum(once[name] * calls[name] for name in works if name not in seldom)
     rounds = 3 if setting.small else max(rounds, min(200, int(setting.seconds / max(cost, 1e-7))))
@@ -156,11 +169,12 @@ def timed_row(
     target: float | None,
     others: Mapping[str, Work] | None = None,
     one_core: bool = False,
+    from_memory: bool = False,
     **more: Any,
 ) -> Row:
     """Race ours against one work, for the ratio that the target is of, and, less often, others."""
-    others = dict(others or {})
-    times = race(setting, {"ours": ours, "base": against[1], **others}, tuple(others), one_core=one_core)
+    works, seldom = {"ours": ours, "base": against[1], **(others or {})}, tuple(others or {})
+    times = race(setting, works, seldom, one_core=one_core, from_memory=from_memory)
     return times_row(setting, benchmark, case, times, against[0], target, **more)
 
 

@@ -36,7 +36,8 @@ class Detections(NamedTuple):
 def best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k highest of scores (B, n) float32, fewer if so there are, and their indices: (B, k). Of ties, the first.
 
-    torch.topk leaves the order of ties open. scores: none below 0 but for one value, the same for all that are.
+    torch.topk leaves the order of ties open. scores: none below 0 but for one value, the same for all that are. Where a
+    NaN comes is left open.
     """
     n = scores.shape[1]
     # Read as an integer, a score of 0 or more keeps its order, and a negative one stays under all of them
@@ -72,7 +73,7 @@ def top_keypoints(heatmap: Tensor, k: int, kernel: int = 3) -> Keypoints:
     batch, classes, height, width = heatmap.shape
     heatmap = heatmap.detach().contiguous()
     # On the CPU a few classes at a time: they stay in its cache
-    step = classes if heatmap.is_cuda else max(1, CACHED // (batch * height * width))
+    step = classes if heatmap.is_cuda else max(1, CACHED // max(1, batch * height * width))
     best_of_row = torch.cat([peaks(part, kernel).amax(3) for part in heatmap.split(step, 1)], 1)  # (B, classes, h)
     # The k best cells lie in the k rows with the best cells: any other row has k better ones, or as good and before it.
     # The rows stay in their order, so that the order of ties is that of the whole maps.

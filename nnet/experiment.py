@@ -78,13 +78,13 @@ def keep_freed_memory() -> bool:
         return False
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # from malloc.h
     mallopt = ctypes.CDLL(None).mallopt
-    return all(mallopt(*option) == 1 for option in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26)))
+    return all(mallopt(*option) == 1 for option in ((mmap_max, 0), (trim_threshold, -1), (top_pad, 2**26)))
 
 
 def set_up_backends(threads: int, tf32: bool) -> None:
     """Set PyTorch's CPU threads (0: its own choice) and whether CUDA computes float32 with TF32's mantissa.
 
-    On the CPU, freed memory is kept for the next tensors.
+    Freed memory of the CPU is kept for the next tensors.
     """
     keep_freed_memory()
     if threads:

@@ -170,8 +170,8 @@ def pack(samples: list[Sample] | DataError) -> Packed | DataError:
     types = [torch.uint8, *(torch.from_numpy(array).dtype for array in rest)]
     sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, types, strict=True)]
     *firsts, end = itertools.accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes), initial=0)
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("batch")
+    descriptor = _memory_file()
+    if descriptor is not None:
         with open(descriptor, "wb") as file:
             for image in images:
                 file.write(np.ascontiguousarray(image))
@@ -186,6 +186,14 @@ def pack(samples: list[Sample] | DataError) -> Packed | DataError:
         for array, first, size in zip([np.stack(images), *rest], firsts, sizes, strict=True):
             memory[first : first + size] = torch.from_numpy(array).flatten().view(torch.uint8)
     return Packed(memory, list(zip(types, shapes, firsts, strict=True)), unreadable)
+
+
+def _memory_file() -> int | None:
+    """The descriptor of a new file in memory; None where the system has or grants none."""
+    try:
+        return os.memfd_create("batch")
+    except (AttributeError, OSError):
+        return None
 
 
 def _columns(samples: list[Sample]) -> tuple[Sequence[np.ndarray], list[np.ndarray], list[Unreadable]]:

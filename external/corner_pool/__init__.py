@@ -6,6 +6,7 @@ maximum of the whole line, which is two opposite directional pools in series.
 
 Each takes maps (B, C, H, W) in float32, float64, float16 or bfloat16 and returns the same shape, dtype and memory
 format (strides that are neither contiguous nor channels_last become contiguous). A NaN, once met by the scan, stays.
+Zeros of either sign are equal: which of the two comes out is left open.
 The gradient of a maximum goes to the element that reached it first in scan direction: of equal values, and of NaNs, the
 first met has it all; of a whole line, the last (as in bottom_pool(top_pool(x)), right_pool(left_pool(x))). Gradients
 are added up in scan order, in float32 for the 16-bit types: deterministic. Differentiable twice. For the backward pass

@@ -31,12 +31,13 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float =
         logits: any shape, (B, classes, h, w) from a network; float32, float64, float16 or bfloat16. The gradient has
             its dtype, and its memory format if that is contiguous or channels_last; else it is contiguous.
         target: the same shape, any dtype; quickest in float32 and in the logits' memory format. It gets no gradient.
-        eps: in (0, 0.5).
+        alpha, beta: finite, at least 0.
+        eps: from 1e-30 to below 0.5.
 
     The result is float64 if one of the two is, else float32; all arithmetic is in that dtype, the sum in float64.
 
-    Raises ValueError for different shapes or devices, an eps out of range or a target that requires a gradient;
-    TypeError for logits of another dtype.
+    Raises ValueError for different shapes or devices, exponents or eps out of range, or a target that requires a
+    gradient; TypeError for logits of another dtype.
     """
     if logits.dtype not in FLOATING:
         raise TypeError(f"focal loss expects logits in float32, float64, float16 or bfloat16, got {logits.dtype}")
@@ -48,8 +49,10 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float =
         raise ValueError(f"focal loss expects a target on the logits' device, got {target.device}, {logits.device}")
     if target.requires_grad:
         raise ValueError("focal loss has no gradient with respect to the target; detach it")
-    if not 0 < eps < 0.5:
-        raise ValueError(f"focal loss expects eps in (0, 0.5), got {eps}")
+    if not 1e-30 <= eps < 0.5:  # from about 1e-38 on a score of float32 could not be told from 0
+        raise ValueError(f"focal loss expects eps from 1e-30 to below 0.5, got {eps}")
+    if not (0 <= alpha < math.inf and 0 <= beta < math.inf):
+        raise ValueError(f"focal loss expects finite exponents of at least 0, got alpha {alpha} and beta {beta}")
     if torch.float64 in (logits.dtype, target.dtype):
         logits = logits.double()
     # brought into the logits' layout here, once for both passes

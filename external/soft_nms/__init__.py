@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 METHODS = ("hard", "linear", "gaussian")
+LIMIT = 1e15  # of what boxes hold, so that no area overflows
 
 try:
     from external.soft_nms._soft_nms import ffi, lib
@@ -101,9 +102,9 @@ def _run(
         )
     with np.errstate(over="ignore"):  # reported below
         rows = rows.astype(np.float32, order="C")  # a copy: the caller's boxes stay as they are
-    if not np.isfinite(rows).all():
-        bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-        raise ValueError(f"soft-NMS expects finite boxes in float32's range, but row {bad} is {rows[bad].tolist()}")
+    if not (np.abs(rows) <= LIMIT).all():
+        bad = int(np.flatnonzero(~(np.abs(rows) <= LIMIT).all(axis=1))[0])
+        raise ValueError(f"soft-NMS expects finite boxes, within {LIMIT:g}, but row {bad} is {rows[bad].tolist()}")
     labels = labels.astype(np.int64)
     if (labels[1:] < labels[:-1]).any():
         order = labels.argsort(kind="stable")

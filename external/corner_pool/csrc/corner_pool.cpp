@@ -8,7 +8,8 @@ namespace corner_pool {
 namespace {
 
 constexpr int64_t kElementsPerThread = 16384;  // below, one thread does it all: about 10 us of work
-constexpr int64_t kColumns = 2048;             // lines side by side in one work item: whole pages, state within L1
+constexpr int64_t kColumns = 16384;            // lines side by side in one work item, at most: state within L2
+constexpr int64_t kFewColumns = 2048;          // and at least, where there are as many: whole pages
 constexpr int64_t kScratch = 192 * 1024;       // bytes of a gradient's scratch: within L2
 
 // f(item, scratch) for each of the items, on all threads.
@@ -37,10 +38,12 @@ Tensor pool(const Tensor& x, int64_t dim, int64_t scan_code) {
   const auto out = static_cast<char*>(output.mutable_data_ptr());
   // Rows are planes of their own that lie one behind the other, columns are planes of one column of pixels.
   const int64_t rows = std::max<int64_t>(1, kElementsPerThread / length);
-  const int64_t chunks = inner == 1 ? 1 : pieces(inner, kColumns);
+  const int64_t parts = pieces(torch::stable::get_num_threads(), outer);
+  const int64_t width = std::clamp(pieces(inner, parts), kFewColumns, kColumns);
+  const int64_t chunks = inner == 1 ? 1 : pieces(inner, width);
   const int64_t items = inner == 1 ? pieces(outer, rows) : outer * chunks;
   const auto start = [&, length = length, inner = inner](int64_t item) {
-    return inner == 1 ? item * rows * length : item / chunks * length * inner + item % chunks * kColumns;
+    return inner == 1 ? item * rows * length : item / chunks * length * inner + item % chunks * width;
   };
   const auto run = [&, outer = outer, length = length, inner = inner](int64_t item, void* scratch) {
     const int64_t at = start(item), next = item + 1 < items ? start(item + 1) - at : 0;
@@ -48,12 +51,12 @@ Tensor pool(const Tensor& x, int64_t dim, int64_t scan_code) {
       const Plane plane{std::min(rows, outer - item * rows), length, length, 1, 1, next};
       kernel(nullptr, Scan::kForward, in + at * size, scan, out + at * size, plane, scratch);
     } else {
-      const int64_t columns = std::min(kColumns, inner - item % chunks * kColumns);
+      const int64_t columns = std::min(width, inner - item % chunks * width);
       const Plane plane{length, inner, 1, columns, columns, next};
       kernel(in + at * size, scan, nullptr, Scan::kForward, out + at * size, plane, scratch);
     }
   };
-  for_items(items, input.numel(), 2 * kColumns * size, run);
+  for_items(items, input.numel(), 2 * width * size, run);
   return output;
 }
 
@@ -68,9 +71,10 @@ Tensor pool_sum(const Tensor& a, int64_t a_scan, const Tensor& b, int64_t b_scan
   if (first.numel() == 0) return output;
   const int64_t batch = a.size(0), channels = a.size(1), height = a.size(2), width = a.size(3);
   const bool channels_last = layout == MemoryFormat::ChannelsLast;
-  // In channels_last, the channels are dealt out, at least a cache line's worth, where the images are too few
-  const int64_t wanted = pieces(4 * torch::stable::get_num_threads(), batch);
-  const int64_t chunk = channels_last ? std::max<int64_t>(32, pieces(channels, wanted)) : 1;
+  // In channels_last, where the images are too few for the threads, channels are dealt out as well: at least a cache
+  // line's worth. Whole pixels are read and written faster than parts of them.
+  const int64_t parts = pieces(torch::stable::get_num_threads(), batch);
+  const int64_t chunk = channels_last ? std::max<int64_t>(32, pieces(channels, parts)) : 1;
   const int64_t chunks = pieces(channels, chunk), size = first.element_size();
   const auto in_a = static_cast<const char*>(first.const_data_ptr());
   const auto in_b = static_cast<const char*>(second.const_data_ptr());

@@ -373,6 +373,17 @@ inline void max_of_row(const Bits* x, const Bits* other, Bits* y, int64_t n) {
   for (; k < n; ++k) put<F, Add, 1>(best, other + k, y + k);
 }
 
+// Ask for memory that is needed soon. The processor's own guesses fail where rows are visited backwards, or far apart.
+template <bool Write, typename T>
+inline void prefetch(const T* data, int64_t n) {
+#ifdef __GNUC__
+  for (int64_t k = 0; k < n; k += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(data + k, Write, 3);
+#endif
+}
+
+constexpr int64_t kPixelsAhead = 8;
+constexpr int64_t kForeseen = 16384;  // bytes of a row from which on the processor is left to read ahead in it
+
 // A row of a plane, scanned over its width, + other: keys of its pixels, one behind the other, which take in the row
 // above if that is not null. (Here, so that they are at hand when they are added.)
 template <typename F, bool Add, typename Bits = typename F::Bits>
@@ -389,6 +400,12 @@ inline void pool_row(const Bits* x, Scan scan, const Bits* above, Bits* other, B
   for (int64_t w = 0; scan == Scan::kWhole && w < width; ++w) absorb<F>(x + w * pixel, state, n);
   for (int64_t i = 0; i < width; ++i) {
     const int64_t w = position(i, width, scan);
+    if (scan == Scan::kReverse && w >= kPixelsAhead) {
+      const int64_t at = (w - kPixelsAhead) * pixel;
+      prefetch<false>(x + at, n);
+      if (above != nullptr) prefetch<false>(above + at, n);
+      prefetch<true>(y + at, n);
+    }
     if (above != nullptr) absorb<F>(above + w * pixel, other + w * n, n);
     if (scan == Scan::kWhole) {
       emit<F, Add>(state, other + w * n, y + w * pixel, n);
@@ -396,14 +413,6 @@ inline void pool_row(const Bits* x, Scan scan, const Bits* above, Bits* other, B
       step<F, Add>(x + w * pixel, state, other + w * n, y + w * pixel, n);
     }
   }
-}
-
-// Ask for memory that is needed soon. The processor's own guesses fail where rows are visited backwards, or far apart.
-template <bool Write, typename T>
-inline void prefetch(const T* data, int64_t n) {
-#ifdef __GNUC__
-  for (int64_t k = 0; k < n; k += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(data + k, Write, 3);
-#endif
 }
 
 // See Kernels.
@@ -414,7 +423,7 @@ void pool_plane(const void* a_data, Scan a_scan, const void* b_data, Scan b_scan
   const auto y = static_cast<Bits*>(y_data), state = static_cast<Bits*>(scratch);
   const bool dense = plane.pixel == plane.channels;
   const int64_t pieces = dense ? 1 : plane.width, piece = dense ? plane.width * plane.channels : plane.channels;
-  const int64_t n = pieces * piece, ahead = 1 + 4096 / (n * static_cast<int64_t>(sizeof(Bits)));
+  const int64_t n = pieces * piece, bytes = n * static_cast<int64_t>(sizeof(Bits)), ahead = 1 + 4096 / bytes;
   const bool whole = a_scan == Scan::kWhole;
   if (a != nullptr) clear(state, n);
   if (a != nullptr && whole) {
@@ -430,7 +439,7 @@ void pool_plane(const void* a_data, Scan a_scan, const void* b_data, Scan b_scan
       soon -= plane.height;
       base = plane.next;
     }
-    if (soon < plane.height && (!next || base != 0)) {
+    if (bytes < kForeseen && soon < plane.height && (!next || base != 0)) {
       base += position(soon, plane.height, a_scan) * plane.row;
       for (int64_t i = 0; i < pieces; ++i) {
         const int64_t at = base + i * plane.pixel;

@@ -1,5 +1,5 @@
 // The operators on CUDA devices. Nothing is read back by the host. Sums are added up in an order that depends on the
-// number of elements alone: deterministic. Index arithmetic is in 64 bits throughout.
+// number of elements and their alignment alone: deterministic. Index arithmetic is in 64 bits throughout.
 #include <cuda_runtime.h>
 
 #include <tuple>
