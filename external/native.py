@@ -7,11 +7,33 @@ kernels, and checks of arguments (an exception in a kernel reaches Python as Run
 """
 
 import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 REBUILD = "build it with `pip install --no-build-isolation -e .` in the repository's root"
+
+
+class Operator(NamedTuple):
+    """What Python gives an operator, beside the compiled kernels."""
+
+    schema: str  # "name(arguments) -> results"
+    stock: Callable  # in stock PyTorch: where a device has no kernel of its own
+    fake: Callable  # for torch.compile
+    setup: Callable  # what the gradient needs, as of torch.library.register_autograd
+    gradient: Callable
+
+
+def define_operators(namespace: str, operators: Iterable[Operator]) -> None:
+    """Register operators, before the library with their kernels is loaded."""
+    for schema, stock, fake, setup, gradient in operators:
+        name = f"{namespace}::{schema.split('(')[0]}"
+        torch.library.define(name, schema[schema.index("(") :], tags=(torch.Tag.pt2_compliant_tag,))
+        torch.library.impl(name, "default", stock)
+        torch.library.register_fake(name, fake)
+        torch.library.register_autograd(name, gradient, setup_context=setup)
 
 
 def load_kernels(folder: Path, what: str) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from external.native import load_kernels
+from external.native import Operator, define_operators, load_kernels
 
 FORWARD, REVERSE, WHOLE = range(3)  # the scans; as in csrc/scan.h
 
@@ -187,30 +187,30 @@ def _register() -> tuple[str, ...]:
             None,
         )
 
-    operators = {
-        "pool(Tensor x, int dim, int scan)": (
+    operators = [
+        Operator(
+            "pool(Tensor x, int dim, int scan) -> Tensor",
             _stock_pool,
             lambda x, dim, scan: _empty_like(x),
-            (setup_pool, pool_gradient),
+            setup_pool,
+            pool_gradient,
         ),
-        "pool_sum(Tensor a, int a_scan, Tensor b, int b_scan)": (
+        Operator(
+            "pool_sum(Tensor a, int a_scan, Tensor b, int b_scan) -> Tensor",
             _stock_pool_sum,
             lambda a, a_scan, b, b_scan: _empty_like(a),
-            (setup_pool_sum, pool_sum_gradient),
+            setup_pool_sum,
+            pool_sum_gradient,
         ),
-        "pool_backward(Tensor grad, Tensor x, int dim, int scan)": (
+        Operator(
+            "pool_backward(Tensor grad, Tensor x, int dim, int scan) -> Tensor",
             _stock_pool_backward,
             lambda grad, x, dim, scan: _empty_like(x),
-            (setup_pool, _pool_double_backward),
+            setup_pool,
+            _pool_double_backward,
         ),
-    }
-    for schema, (stock, fake, (setup, gradient)) in operators.items():
-        name, arguments = schema.split("(")
-        name = f"corner_pool::{name}"
-        torch.library.define(name, f"({arguments} -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-        torch.library.impl(name, "default", stock)  # where a device has no kernel of its own
-        torch.library.register_fake(name, fake)
-        torch.library.register_autograd(name, gradient, setup_context=setup)
+    ]
+    define_operators("corner_pool", operators)
     return load_kernels(Path(__file__).parent, "corner pooling")
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from external.native import load_kernels
+from external.native import Operator, define_operators, load_kernels
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -133,29 +133,27 @@ def _register() -> tuple[str, ...]:
         ctx.save_for_backward(*inputs[:4])
         ctx.terms = inputs[4:]
 
-    operators = {
-        "loss(Tensor logits, Tensor target, float alpha, float beta, float eps) -> (Tensor, Tensor)": (
+    operators = [
+        Operator(
+            "loss(Tensor logits, Tensor target, float alpha, float beta, float eps) -> (Tensor, Tensor)",
             _stock_loss,
             lambda logits, target, *terms: (
                 logits.new_empty((), dtype=_wide(logits)),
                 logits.new_empty((), dtype=torch.int64),
             ),
-            (setup_loss, loss_gradient),
+            setup_loss,
+            loss_gradient,
         ),
-        "loss_backward(Tensor grad, Tensor positives, Tensor logits, Tensor target, float alpha, float beta, "
-        "float eps) -> Tensor": (
+        Operator(
+            "loss_backward(Tensor grad, Tensor positives, Tensor logits, Tensor target, float alpha, float beta, "
+            "float eps) -> Tensor",
             _stock_loss_backward,
             lambda grad, positives, logits, *_: torch.empty_like(logits, memory_format=_layout(logits)),
-            (setup_loss_backward, _loss_double_backward),
+            setup_loss_backward,
+            _loss_double_backward,
         ),
-    }
-    for schema, (stock, fake, (setup, gradient)) in operators.items():
-        name, arguments = schema.split("(", 1)
-        name = f"focal_loss::{name}"
-        torch.library.define(name, f"({arguments}", tags=(torch.Tag.pt2_compliant_tag,))
-        torch.library.impl(name, "default", stock)  # where a device has no kernel of its own
-        torch.library.register_fake(name, fake)
-        torch.library.register_autograd(name, gradient, setup_context=setup)
+    ]
+    define_operators("focal_loss", operators)
     return load_kernels(Path(__file__).parent, "focal loss")
 
 

@@ -15,11 +15,11 @@ namespace corner_pool {
 #if defined(__x86_64__) && defined(__GNUC__)
 
 #define SCAN_SHUFFLE16 false
-#define SCAN_VECTOR_BYTES 16
+#define VECTOR_BYTES 16
 namespace sse2 {
 #include "scan_cpu.h"
 }  // namespace sse2
-#undef SCAN_VECTOR_BYTES
+#undef VECTOR_BYTES
 
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2"))), apply_to = function)
@@ -27,11 +27,11 @@ namespace sse2 {
 #pragma GCC push_options
 #pragma GCC target("avx2,bmi,bmi2")
 #endif
-#define SCAN_VECTOR_BYTES 32
+#define VECTOR_BYTES 32
 namespace avx2 {
 #include "scan_cpu.h"
 }  // namespace avx2
-#undef SCAN_VECTOR_BYTES
+#undef VECTOR_BYTES
 #undef SCAN_SHUFFLE16
 #ifdef __clang__
 #pragma clang attribute pop
@@ -42,7 +42,7 @@ namespace avx2 {
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,bmi,bmi2,prefer-vector-width=512")
 #endif
-#define SCAN_VECTOR_BYTES 64
+#define VECTOR_BYTES 64
 #define SCAN_SHUFFLE16 true
 namespace avx512 {
 #include "scan_cpu.h"
@@ -61,7 +61,7 @@ Kernels kernels_for(Format format) {
 #else
 
 #if defined(__GNUC__)
-#define SCAN_VECTOR_BYTES 16
+#define VECTOR_BYTES 16
 #define SCAN_SHUFFLE16 true
 #endif
 namespace portable {

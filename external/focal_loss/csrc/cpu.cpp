@@ -27,9 +27,9 @@ struct Kernels {
 #if defined(__x86_64__) && defined(__GNUC__)
 
 namespace sse2 {
-#define FOCAL_VECTOR_BYTES 16
-#include "vectors.h"
-#undef FOCAL_VECTOR_BYTES
+#define VECTOR_BYTES 16
+#include "loss_cpu.h"
+#undef VECTOR_BYTES
 }  // namespace sse2
 
 #ifdef __clang__
@@ -39,9 +39,9 @@ namespace sse2 {
 #pragma GCC target("avx2,fma")
 #endif
 namespace avx2 {
-#define FOCAL_VECTOR_BYTES 32
-#include "vectors.h"
-#undef FOCAL_VECTOR_BYTES
+#define VECTOR_BYTES 32
+#include "loss_cpu.h"
+#undef VECTOR_BYTES
 }  // namespace avx2
 #ifdef __clang__
 #pragma clang attribute pop
@@ -52,9 +52,9 @@ namespace avx2 {
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma")
 #endif
 namespace avx512 {
-#define FOCAL_VECTOR_BYTES 64
-#include "vectors.h"
-#undef FOCAL_VECTOR_BYTES
+#define VECTOR_BYTES 64
+#include "loss_cpu.h"
+#undef VECTOR_BYTES
 }  // namespace avx512
 #ifdef __clang__
 #pragma clang attribute pop
@@ -75,8 +75,8 @@ Kernels<T> best_kernels() {
 
 #elif defined(__GNUC__)
 
-#define FOCAL_VECTOR_BYTES 16
-#include "vectors.h"
+#define VECTOR_BYTES 16
+#include "loss_cpu.h"
 
 template <typename T>
 Kernels<T> best_kernels() {

@@ -1,0 +1,149 @@
+// Vectors in the compiler's terms, and the floating formats on them. No include guard: it is included once per
+// instruction set, in a namespace of its own, with VECTOR_BYTES, the bytes of the widest vectors; not defined: none.
+// Nothing here may instantiate functions of the standard library: the linker keeps one instance for all instruction
+// sets.
+
+// L values of a type that are worked on together; one of them is the type itself, and has the same operators.
+template <typename T, int L>
+struct VecOf {
+#ifdef VECTOR_BYTES
+  typedef T type __attribute__((vector_size(sizeof(T) * L)));
+#endif
+};
+template <typename T>
+struct VecOf<T, 1> {
+  using type = T;
+};
+template <typename T, int L>
+using Vec = typename VecOf<T, L>::type;
+
+#ifdef VECTOR_BYTES
+template <typename T>
+constexpr int lanes = VECTOR_BYTES / static_cast<int>(sizeof(T));
+#else
+template <typename T>
+constexpr int lanes = 1;
+#endif
+
+template <typename T, int L>
+inline Vec<T, L> load(const T* from) {
+  Vec<T, L> v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+// The bits of a value as another type.
+template <typename To, typename From>
+inline To as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+template <int L, typename T>
+inline void store(T* to, Vec<T, L> v) {
+  std::memcpy(to, &v, sizeof v);
+}
+
+template <typename T, int L>
+inline Vec<T, L> all(T value) {
+  if constexpr (L == 1) {
+    return value;
+  } else {
+    return Vec<T, L>{} + value;
+  }
+}
+
+// The values as another type of number.
+template <typename To, int L, typename From>
+inline Vec<To, L> convert(From from) {
+  if constexpr (L == 1) {
+    return static_cast<To>(from);
+  } else {
+    return __builtin_convertvector(from, Vec<To, L>);
+  }
+}
+
+// Floating formats as the bits they are stored in. Wide is the type sums are kept in.
+struct F32 {
+  using Bits = int32_t;
+  using Wide = float;
+  static constexpr Bits infinity = 0x7f800000;
+  template <int L>
+  static inline Vec<float, L> value(Vec<Bits, L> bits) {
+    return as<Vec<float, L>>(bits);
+  }
+  template <int L>
+  static inline Vec<Bits, L> bits(Vec<float, L> value) {
+    return as<Vec<Bits, L>>(value);
+  }
+};
+
+struct F64 {
+  using Bits = int64_t;
+  using Wide = double;
+  static constexpr Bits infinity = 0x7ff0000000000000;
+  template <int L>
+  static inline Vec<double, L> value(Vec<Bits, L> bits) {
+    return as<Vec<double, L>>(bits);
+  }
+  template <int L>
+  static inline Vec<Bits, L> bits(Vec<double, L> value) {
+    return as<Vec<Bits, L>>(value);
+  }
+};
+
+// Conversions to the 16-bit formats round to nearest, ties to even.
+struct BF16 {
+  using Bits = int16_t;
+  using Wide = float;
+  static constexpr Bits infinity = 0x7f80;
+  template <int L>
+  static inline Vec<float, L> value(Vec<Bits, L> bits) {
+    return as<Vec<float, L>>(convert<uint32_t, L>(as<Vec<uint16_t, L>>(bits)) << 16);
+  }
+  template <int L>
+  static inline Vec<Bits, L> bits(Vec<float, L> value) {
+    using U = Vec<uint32_t, L>;
+    using I = Vec<int32_t, L>;
+    const U u = as<U>(value);
+    const I rounded = as<I>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+    const I magnitude = as<I>(u & 0x7fffffff);
+    const I result = magnitude > 0x7f800000 ? all<int32_t, L>(0x7fc0) : rounded;
+    return as<Vec<Bits, L>>(convert<uint16_t, L>(as<U>(result)));
+  }
+};
+
+struct F16 {
+  using Bits = int16_t;
+  using Wide = float;
+  static constexpr Bits infinity = 0x7c00;
+  template <int L>
+  static inline Vec<float, L> value(Vec<Bits, L> bits) {
+    using U = Vec<uint32_t, L>;
+    using I = Vec<int32_t, L>;
+    const U u = convert<uint32_t, L>(as<Vec<uint16_t, L>>(bits));
+    const I magnitude = as<I>(u & 0x7fff);
+    // infinities and NaNs stay what they are
+    const I bias = magnitude >= 0x7c00 ? all<int32_t, L>(224 << 23) : all<int32_t, L>(112 << 23);
+    const I normal = as<I>((as<U>(magnitude) << 13) + as<U>(bias));
+    const I subnormal = as<I>(convert<float, L>(magnitude) * 0x1p-24f);
+    const I result = magnitude < 0x400 ? subnormal : normal;
+    return as<Vec<float, L>>(((u & 0x8000) << 16) | as<U>(result));
+  }
+  template <int L>
+  static inline Vec<Bits, L> bits(Vec<float, L> value) {
+    using U = Vec<uint32_t, L>;
+    using I = Vec<int32_t, L>;
+    const U u = as<U>(value), absolute = u & 0x7fffffff;
+    const I magnitude = as<I>(absolute);
+    const I normal = as<I>((absolute - (112u << 23) + 0xfff + ((u >> 13) & 1)) >> 13);
+    // the last place of 0.5 is that of the subnormals
+    const I subnormal = as<I>(as<U>(as<Vec<float, L>>(absolute) + 0.5f) - 0x3f000000);
+    I result = magnitude < 0x38800000 ? subnormal : normal;
+    result = magnitude >= 0x47800000 ? all<int32_t, L>(0x7c00) : result;
+    result = magnitude > 0x7f800000 ? all<int32_t, L>(0x7e00) : result;
+    return as<Vec<Bits, L>>(convert<uint16_t, L>(((u >> 16) & 0x8000) | as<U>(result)));
+  }
+};
