@@ -312,6 +312,9 @@ def test_a_module_with_it_can_be_copied() -> None:
         (lambda x, t: (x, t.requires_grad_()), ValueError, "detach"),
         (lambda x, t: (x, t, 2.0, 4.0, 0.0), ValueError, "eps"),
         (lambda x, t: (x, t, 2.0, 4.0, 0.5), ValueError, "eps"),
+        (lambda x, t: (x, t, 2.0, 4.0, 1e-39), ValueError, "eps"),
+        (lambda x, t: (x, t, math.nan), ValueError, "alpha nan"),
+        (lambda x, t: (x, t, 2.0, -1.0), ValueError, "beta -1.0"),
     ],
 )
 def test_bad_input(change, error, message: str) -> None:

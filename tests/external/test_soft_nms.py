@@ -174,6 +174,7 @@ def test_input_is_left_alone(implementation: str) -> None:
         (soft_nms, np.zeros((1, 5), complex), {}, "real numbers"),
         (soft_nms, np.array([[0, 0, 1, 1, 0.5], [0, 0, np.nan, 1, 0.5]]), {}, "finite boxes.*row 1"),
         (soft_nms, np.array([[0, 0, 1e300, 1, 0.5]]), {}, "finite boxes.*row 0"),
+        (soft_nms, np.array([[-1e16, 0, 1e16, 1, 0.5]]), {}, "within 1e\\+15.*row 0"),
         (
             soft_nms,
             np.zeros((1, 5)),

@@ -227,3 +227,8 @@ def test_the_gpu_decodes_as_the_cpu_and_the_host_does_not_wait(dtype, memory_for
     wanted = decode_corners(*maps)
     torch.testing.assert_close(found.scores.cpu(), wanted.scores, rtol=0, atol=1e-6)
     torch.testing.assert_close(centers.scores.cpu(), decode_centers(maps[0]).scores, rtol=0, atol=1e-6)
+
+
+def test_no_image_has_no_keypoints():
+    points = top_keypoints(torch.zeros(0, 3, 4, 4), 5)
+    assert [value.shape for value in points] == [(0, 5)] * 4

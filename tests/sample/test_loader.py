@@ -1,5 +1,6 @@
 """The stream of micro-batches and the processes that make it."""
 
+import errno
 import os
 import pickle
 import signal
@@ -229,11 +230,17 @@ def test_workers_start_with_the_iteration(index):
 
 
 @pytest.mark.parametrize("colour", [0.4, 0.0])
-@pytest.mark.parametrize("files", [True, False])
+@pytest.mark.parametrize("files", ["there", "unknown", "refused"])
 def test_packed_batch_is_the_batch(index, files, colour, monkeypatch):
-    """In a file in memory where the system has such, and without."""
-    if not files:
+    """In a file in memory where the system has such and grants it, and without."""
+
+    def refuse(name):
+        raise OSError(errno.EPERM, "refused")
+
+    if files == "unknown":
         monkeypatch.delattr(os, "memfd_create", raising=False)
+    if files == "refused":
+        monkeypatch.setattr(os, "memfd_create", refuse, raising=False)
     dataset = TrainingSet(index, (95, 95), Augment(colour=colour, lighting=colour), 0)
     samples = dataset.__getitems__([(3, i) for i in range(4)])
     made, packed = loader_module.collate(samples), loader_module.pack(samples)
