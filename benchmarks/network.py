@@ -221,7 +221,7 @@ def measure_step(setting: Setting, variant: str, steps: int) -> dict:
     network = published_network(build_network(classes, **asdict(config.model)))
     step, batches = prepare(chosen, classes, network)
     step.objective = PublishedObjective(step.objective)
-    return time_steps(step, batches, steps, setting.device)
+    return time_steps(step, batches, steps)
 
 
 def alone(setting: Setting, variant: str, steps: int) -> dict:

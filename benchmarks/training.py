@@ -69,7 +69,7 @@ def measure(config: configs.Config, classes: int, steps: int) -> dict:
     set_up_backends(config.train.threads, config.train.tf32)
     torch.manual_seed(config.seed)
     step, batches = prepare(config, classes, build_network(classes, **asdict(config.model)))
-    return time_steps(step, batches, steps, step.group.device)
+    return time_steps(step, batches, steps)
 
 
 def prepare(config: configs.Config, classes: int, network: torch.nn.Module) -> tuple[Step, list[Batch]]:
@@ -83,9 +83,9 @@ def prepare(config: configs.Config, classes: int, network: torch.nn.Module) -> t
     return step, [draw_batch(n, tuple(config.data.input_size), classes, rng) for n in c.batch]
 
 
-def time_steps(step: Step, batches: list[Batch], steps: int, device: torch.device) -> dict:
+def time_steps(step: Step, batches: list[Batch], steps: int) -> dict:
     """As `measure`, of steps on the same data again and again."""
-    seconds = []
+    device, seconds = step.group.device, []
     for _ in range(steps + 1):
         synchronise(device)
         begun = time.perf_counter()

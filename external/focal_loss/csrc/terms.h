@@ -56,11 +56,11 @@ FOCAL_HOST_DEVICE inline W loss_of(const Element<W>& x) {
   return x.weight * x.softplus;
 }
 
-// Derivative of the loss with respect to the logit.
+// Derivative of the loss with respect to a logit that is not clamped. (That of one that is, is 0.)
 template <typename W>
 FOCAL_HOST_DEVICE inline W slope_of(const Element<W>& x, const Terms& terms) {
   const W rising = x.weight * (x.u + static_cast<W>(terms.alpha) * (x.v * x.softplus));
-  return x.clamped ? W(0) : x.positive ? -rising : rising;
+  return x.positive ? -rising : rising;
 }
 
 }  // namespace focal_loss
