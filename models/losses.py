@@ -1,9 +1,11 @@
 """The training loss (CornerNet, Section 3): focal on heatmaps, pull and push on embeddings, smooth L1 on offsets."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,18 +26,22 @@ class KeypointTarget(Protocol):
     offsets: Tensor
 
 
-class LossWeights(NamedTuple):
-    """Exponents and weights of equations 1, 5 and 8."""
+@dataclass(frozen=True)
+class LossOptions:
+    """Exponents and weights of equations 1, 5 and 8: the config's `loss:` section."""
 
-    focal_alpha: float = 2.0
-    focal_beta: float = 4.0
-    pull: float = 0.1
-    push: float = 0.1
-    offset: float = 1.0
-    margin: float = 1.0
-
-
-DEFAULT_WEIGHTS = LossWeights()
+    focal_alpha: NonNegativeFloat = 2.0
+    """Exponent of the score in the focal loss (equation 1)."""
+    focal_beta: NonNegativeFloat = 4.0
+    """Exponent of the penalty reduction around a keypoint (equation 1)."""
+    pull: NonNegativeFloat = 0.1
+    """Weight of the pull loss (equation 4)."""
+    push: NonNegativeFloat = 0.1
+    """Weight of the push loss (equation 5)."""
+    offset: NonNegativeFloat = 1.0
+    """Weight of the offset loss (equation 3)."""
+    margin: NonNegativeFloat = 1.0
+    """Distance between the embeddings of two objects below which they are pushed apart (Delta in equation 5)."""
 
 
 class LossTerms(NamedTuple):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 Size = tuple[int, int]  # height, width
@@ -17,14 +19,21 @@ DIVISOR = 6  # of a corner's Gaussian: its standard deviation is (2 radius + 1) 
 OBJECTS_AT_ONCE = 1024  # Gaussians drawn per step: bounds the memory (60 MB at radius 30)
 
 
-class Penalty(NamedTuple):
-    """How the negatives around a true location are forgiven (section 3.2; its ablation is in section 4.3.2)."""
+@dataclass(frozen=True)
+class PenaltyOptions:
+    """Penalty reduction around a ground-truth keypoint (Section 3.2, ablated in Section 4.4.3): `penalty:`."""
 
-    kind: str = "object"  # radius from the object's size; "fixed": the same for all; "none": one-hot heatmaps
-    overlap: float = 0.3  # object: a pair of corners within the radius makes a box of at least this IoU; above 0
-    radius: float = 2.5  # fixed: in cells
-    rule: str = "cornernet"  # object: whose released formula gives the radius, "cornernet" or "centernet"
-    center_divisor: float = 5  # the standard deviation at centers is (2 radius + 1) / this; at corners it is 6
+    kind: Literal["object", "fixed", "none"] = "object"
+    """Radius of the Gaussian around a keypoint. object: from the size of the object. fixed: the same for all. none: one-hot
+    heatmaps."""
+    overlap: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """kind object: IoU with the ground-truth box that a pair of corners within the radius keeps."""
+    radius: NonNegativeFloat = 2.5
+    """kind fixed: the radius in heatmap cells."""
+    rule: Literal["cornernet", "centernet"] = "cornernet"
+    """kind object: which released formula gives the radius."""
+    center_divisor: PositiveFloat = 5.0
+    """A center's Gaussian has sigma = (2 radius + 1) / center_divisor. A corner's has 6 in its place."""
 
 
 class Spread(NamedTuple):

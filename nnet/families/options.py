@@ -1,0 +1,66 @@
+"""Options of testing a network: the config's `test:` section."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+
+@dataclass(frozen=True)
+class DetectionOptions:
+    """From an image to its detections. The defaults are the single-scale test of CornerNet (Section 4.2)."""
+
+    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
+    """Scales at which the image is tested. The detections of all scales are joined."""
+    mirror: bool = True
+    """Test the mirrored image as well."""
+    resize: Literal["original", "fit"] = "original"
+    """original: the image's own resolution, padded with zeros, as published. fit: padded to the proportions of
+    data.input_size and resized to it, for networks trained with augment.crop=false."""
+    corners: PositiveInt = 100
+    """Number of best corners of each kind per image (K)."""
+    pairs: PositiveInt = 1000
+    """Number of best corner pairs per image. model.detector anchors: number of best boxes per level."""
+    score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """model.detector anchors: boxes with a lower score are dropped before suppression."""
+    centers: PositiveInt = 70
+    """model.detector centernet: number of best centers per image, and as many of its mirror image."""
+    center_match: Literal["first", "best"] = "first"
+    """model.detector centernet: which of several centers inside its central region gives a box its score. first: the first
+    of the image, then of its mirror image, as published. best: the one with the highest score (the paper does not say
+    which)."""
+    center_scales: Literal["one", "all"] = "one"
+    """model.detector centernet: scales whose centers are used. one: only the scale next to 1, as published. all: every scale
+    (the paper does not say)."""
+    outside: NonNegativeFloat = 0.0
+    """Boxes that reach this many pixels of the resized image, or more, outside it are dropped. 0: none are."""
+    nms_kernel: Annotated[int, Field(gt=0)] = 3
+    """Side of the square, in heatmap cells, of which a keypoint is the maximum. Odd."""
+    embedding_distance: NonNegativeFloat = 0.5
+    """Corners whose embeddings differ by more than this are not paired."""
+    nms: Literal["hard", "linear", "gaussian"] = "gaussian"
+    """Decay of soft-NMS, which runs per class."""
+    nms_sigma: PositiveFloat = 0.5
+    """Width of the decay (nms: gaussian)."""
+    nms_overlap: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """IoU above which a box is suppressed (nms: hard, linear)."""
+    nms_floor: NonNegativeFloat = 0.001
+    """Boxes whose score falls below this are dropped."""
+    merge: bool = False
+    """Replace a kept box by the weighted average of the boxes it suppresses (multi-scale testing)."""
+    merge_exponent: PositiveFloat = 10.0
+    """The weights of the average are (1 - decay) to this power."""
+    detections: PositiveInt = 100
+    """Number of best detections per image, over all classes."""
+    as_published: bool = True
+    """Keep the stale rows of the released soft-NMS and round results to 2 decimals. false: neither."""
+    channels_last: bool = False
+    """Memory layout of images and features. The results are equal up to rounding."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Autocast type of the network."""
+
+    def __post_init__(self):
+        if self.nms_kernel % 2 == 0:
+            raise ValueError("nms_kernel", f"must be odd and positive, got {self.nms_kernel}")

@@ -1,0 +1,64 @@
+"""Options of a training run: the config's `train:` section."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a network is trained. The defaults are the published Hourglass-104 run of CornerNet (Section 4.1)."""
+
+    batch: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (4, 5, 5, 5, 5, 5, 5, 5, 5, 5)
+    """Images in each micro-batch of one update. The micro-batches are dealt over the processes; those of one process are
+    accumulated. Each micro-batch has its own BatchNorm statistics and loss normalisation, so one GPU computes the same
+    update as the paper's ten."""
+    iterations: PositiveInt = 500_000
+    """Number of updates."""
+    lr: PositiveFloat = 2.5e-4
+    """Learning rate of Adam. There is no weight decay."""
+    lr_drops: tuple[PositiveInt, ...] = (450_000,)
+    """Iterations after which the learning rate is multiplied by lr_factor, in rising order."""
+    lr_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor of each drop of the learning rate."""
+    warmup: NonNegativeInt = 0
+    """Iterations over which the learning rate rises linearly from 0. 0: none, as published."""
+    workers: NonNegativeInt = 4
+    """Data loading processes per training process. 0: load in the training process."""
+    worker_timeout: PositiveInt = 50
+    """Seconds without a batch after which the run ends with an error."""
+    log_every: PositiveInt = 10
+    """Iterations between rows of metrics.jsonl."""
+    validate_every: NonNegativeInt = 500
+    """Iterations between validation losses. 0: never."""
+    validate_images: NonNegativeInt = 64
+    """Images that a validation loss is taken over. 0: the whole split."""
+    ap_every: NonNegativeInt = 0
+    """Iterations between measurements of the validation AP, each with a checkpoint. 0: never."""
+    snapshot_every: NonNegativeInt = 5000
+    """Iterations between checkpoints. 0: at the end only."""
+    keep: PositiveInt = 2
+    """Number of newest checkpoints to keep."""
+    keep_every: NonNegativeInt = 0
+    """Checkpoints of multiples of this iteration are kept too. 0: none."""
+    nan: Literal["stop", "skip"] = "stop"
+    """When the loss or the gradient is not finite: end the run, or skip the update."""
+    channels_last: bool = False
+    """Memory layout of images and features. The results are equal up to rounding."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Autocast type of the network. The loss is computed in float32."""
+    compile: bool = False
+    """Run the network through torch.compile: faster steps after some minutes of compilation."""
+    checkpointing: bool = False
+    """Activation checkpointing: less memory, slower steps."""
+    fused_adam: bool = False
+    """Update the parameters with PyTorch's fused Adam kernel."""
+    sync_batch_norm: bool = False
+    """CUDA only: BatchNorm statistics over the micro-batches of all processes instead of each its own."""
+
+    def __post_init__(self):
+        if list(self.lr_drops) != sorted(set(self.lr_drops)):
+            raise ValueError("lr_drops", f"must be in rising order, got {list(self.lr_drops)}")
