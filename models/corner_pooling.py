@@ -1,4 +1,4 @@
-"""Prediction modules: what stands between a backbone's features and the heads of one kind of keypoint."""
+"""Prediction modules: from the features of a backbone to the heads of one kind of keypoint."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,8 +7,12 @@ from external.corner_pool import pool, pool_sum
 from models.layers import ConvBlock, conv1x1_bn
 
 
-class CornerPool(nn.Module):
-    """Sum of the directional max pools of two maps of one shape (B, C, H, W) (CornerNet, equations 6 and 7)."""
+class PoolSum(nn.Module):
+    """Sum of two maps (B, C, H, W), each pooled along a direction of its own.
+
+    Corner pooling with the directions of a corner (CornerNet, equations 6 and 7). Center pooling with "column" and
+    "row", the maxima of whole lines, which are two opposite directional pools in series (CenterNet, Section 3.3).
+    """
 
     def __init__(self, first: str, second: str):
         super().__init__()
@@ -23,27 +27,17 @@ class CornerPool(nn.Module):
 
 
 class NoPool(nn.Module):
-    """Sum of two maps, unpooled: the ablation of corner pooling, with the same parameters (CornerNet, Table 1)."""
+    """Sum of two maps without pooling: the ablation of corner pooling, with the same parameters (CornerNet, Table 1)."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b
 
 
-class CenterPool(nn.Module):
-    """Sum of two maps (B, C, H, W), one pooled over its whole columns and one over its whole rows.
-
-    Center pooling (CenterNet, Section 3.3): two opposite directional pools in series are the maximum of the line.
-    """
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return pool_sum(a, "column", b, "row")
-
-
 class CascadeBranch(ConvBlock):
-    """A branch that has looked inside the object before it is pooled along the boundary (CenterNet, Fig. 5b).
+    """A branch that looks inside the object before it is pooled along the boundary (CenterNet, Fig. 5b).
 
     (B, inputs, H, W) -> (B, outputs, H, W). `inside` is the direction of the pool that looks inside. The convolution
-    that joins what it saw with the branch has neither bias nor BatchNorm, as released.
+    that joins its result with the branch has neither bias nor BatchNorm, as released.
     """
 
     def __init__(self, inputs: int, outputs: int, inside: str):
@@ -57,9 +51,10 @@ class CascadeBranch(ConvBlock):
 
 
 class PredictionModule(nn.Module):
-    """A residual block whose first convolution is two branches and a pool of both: (B, width, H, W) -> the same shape.
+    """A residual block that starts with two branches and a pool of both: (B, width, H, W) -> the same shape.
 
-    Figure 7 of CornerNet up to the heads. `first` and `second` map features to pool_width channels, `pool` joins them.
+    Figure 7 of CornerNet up to the heads. `first` and `second` map the features to pool_width channels; `pool` joins
+    them.
     """
 
     def __init__(self, width: int, pool_width: int, first: nn.Module, second: nn.Module, pool: nn.Module):
@@ -78,12 +73,14 @@ class PredictionModule(nn.Module):
 
 
 def prediction_module(width: int, pool_width: int, pool: nn.Module) -> PredictionModule:
-    """The module of CornerNet, whose branches are one 3x3 convolution block each, with any pool."""
+    """CornerNet's prediction module with any pool: each branch is one 3x3 convolution block."""
     return PredictionModule(width, pool_width, ConvBlock(width, pool_width, 3), ConvBlock(width, pool_width, 3), pool)
 
 
-def cascade_module(width: int, pool_width: int, pool: CornerPool) -> PredictionModule:
-    """Cascade corner pooling (CenterNet, Section 3.3): each branch first looks inside, along the other's direction."""
-    first, second = pool.directions
+def cascade_module(width: int, pool_width: int, first: str, second: str) -> PredictionModule:
+    """Cascade corner pooling (CenterNet, Section 3.3) of a corner with these pooling directions.
+
+    Each branch first looks inside the object, along the direction of the other branch.
+    """
     branches = CascadeBranch(width, pool_width, inside=second), CascadeBranch(width, pool_width, inside=first)
-    return PredictionModule(width, pool_width, *branches, pool)
+    return PredictionModule(width, pool_width, *branches, PoolSum(first, second))

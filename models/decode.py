@@ -5,13 +5,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.cornernet import KeypointMaps
+from models.keypoints import KeypointMaps
 
-CACHED = 2**18  # cells of a heatmap that a CPU's cache holds together with what is made of them
+CACHED = 2**18  # cells of a heatmap that fit into a CPU's cache together with the intermediate results
 
 
 class Keypoints(NamedTuple):
-    """The best keypoints of each image, highest score first; all (B, K). x, y: cells."""
+    """The best keypoints of each image, highest score first. All are (B, K).
+
+    x, y: in cells, as integers, or as floats with the offsets added.
+    """
 
     scores: Tensor
     labels: Tensor
@@ -20,35 +23,35 @@ class Keypoints(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """The best pairs of corners of each image, highest score first, rejected pairs (score -1) last.
+    """The best boxes of each image, highest score first. Rejected boxes have score -1 and come last.
 
-    boxes: (B, n, 4) x1, y1, x2, y2 in cells of the maps, offsets added. scores, tl_scores, br_scores: (B, n).
-    labels: (B, n) class numbers.
+    boxes: (B, n, 4) x1, y1, x2, y2. scores: (B, n). labels: (B, n) class numbers.
+    corner_scores: (B, n, 2), top-left then bottom-right. None where boxes are not pairs of corners.
     """
 
     boxes: Tensor
     scores: Tensor
-    tl_scores: Tensor
-    br_scores: Tensor
     labels: Tensor
+    corner_scores: Tensor | None
 
 
 def best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k highest of scores (B, n) float32, fewer if so there are, and their indices: (B, k). Of ties, the first.
+    """The k highest of scores (B, n) float32, or all of them if fewer, and their indices: (B, k).
 
-    torch.topk leaves the order of ties open. scores: none below 0 but for one value, the same for all that are. Where a
-    NaN comes is left open.
+    Ties go to the lower index; torch.topk leaves their order undefined. All scores below 0 must have one common value.
+    The rank of NaN is undefined.
     """
     n = scores.shape[1]
-    # Read as an integer, a score of 0 or more keeps its order, and a negative one stays under all of them
-    behind = torch.arange(n - 1, -1, -1, device=scores.device)  # 64 bits: the score in the upper half
+    # The bits of non-negative floats, read as integers, have the order of the floats. Those of negative ones lie below.
+    # The score takes the upper 32 bits of a key, the reversed index the lower 32.
+    behind = torch.arange(n - 1, -1, -1, device=scores.device)
     keys = scores.view(torch.int32).to(torch.int64).bitwise_left_shift_(32).bitwise_or_(behind)
     keys = keys.topk(min(k, n)).values
     return (keys >> 32).to(torch.int32).view(torch.float32), n - 1 - (keys & 0xFFFFFFFF)
 
 
 def max_around(maps: Tensor, kernel: int) -> Tensor:
-    """max_pool2d of maps (..., h, w) at stride 1, edges padded; many times as fast on the CPU. kernel: odd."""
+    """max_pool2d of maps (..., h, w) with stride 1 and padded edges, many times as fast on the CPU. kernel: odd."""
     for axis in (-1, -2):
         size, low = maps.shape[axis], maps
         maps = low.clone()
@@ -60,28 +63,28 @@ def max_around(maps: Tensor, kernel: int) -> Tensor:
 
 
 def peaks(scores: Tensor, kernel: int) -> Tensor:
-    """scores (..., h, w), 0 where a cell in the kernel x kernel around is higher."""
+    """scores (..., h, w), set to 0 where a cell of the surrounding kernel x kernel square is higher."""
     return max_around(scores, kernel).eq_(scores).mul_(scores)
 
 
 def top_keypoints(heatmap: Tensor, k: int, kernel: int = 3) -> Keypoints:
-    """The k best local maxima of heatmap (B, classes, h, w) float32, scores in 0..1, over all classes; fewer if so
-    there are. Ties go by class, then y, then x.
+    """The k best local maxima over all classes of heatmap (B, classes, h, w) float32 with scores in 0..1.
 
-    A cell is a maximum when nothing in the kernel x kernel cells around it is higher. x, y: without offsets.
+    There are fewer where the heatmap has fewer cells. Ties go by class, then y, then x. A cell is a maximum when no cell
+    of the surrounding kernel x kernel square is higher. x, y: without offsets.
     """
     batch, classes, height, width = heatmap.shape
     heatmap = heatmap.detach().contiguous()
-    # On the CPU a few classes at a time: they stay in its cache
+    # On the CPU, a few classes at a time, which stay in its cache
     step = classes if heatmap.is_cuda else max(1, CACHED // max(1, batch * height * width))
     best_of_row = torch.cat([peaks(part, kernel).amax(3) for part in heatmap.split(step, 1)], 1)  # (B, classes, h)
-    # The k best cells lie in the k rows with the best cells: any other row has k better ones, or as good and before it.
-    # The rows stay in their order, so that the order of ties is that of the whole maps.
+    # The k best cells lie in the k rows whose best cells are highest: for any other row there are k cells that are better,
+    # or as good and before it. The rows keep their order, so ties have the order of the whole maps.
     rows = best(best_of_row.flatten(1), k)[1].sort().values  # (B, k)
     labels, y = rows // height, rows % height
     image = torch.arange(batch, device=rows.device)[:, None]
     reach = kernel // 2
-    around = torch.arange(-reach, reach + 1, device=rows.device)  # edges repeat a row of the same neighbourhood
+    around = torch.arange(-reach, reach + 1, device=rows.device)  # at the edge, a row of the neighbourhood is repeated
     strips = heatmap[image[..., None], labels[..., None], (y[..., None] + around).clamp(0, height - 1)]
     strips = peaks(strips, kernel)[:, :, reach]  # (B, k, kernel, w) -> (B, k, w)
     scores, index = best(strips.flatten(1), k)
@@ -96,7 +99,7 @@ def at_keypoints(maps: Tensor, points: Keypoints) -> Tensor:
 
 
 def locate(offset: Tensor, points: Keypoints) -> tuple[Tensor, Tensor]:
-    """x and y of the keypoints in cells, each (B, K), with what offset (B, 2, h, w) adds to them."""
+    """x and y of the keypoints in cells, each (B, K), with the values of offset (B, 2, h, w) added."""
     added = at_keypoints(offset.float(), points)
     return points.x + added[:, 0], points.y + added[:, 1]
 
@@ -118,9 +121,9 @@ def decode_corners(
 ) -> Detections:
     """Pair the k best top-left corners with the k best bottom-right corners; keep the best `pairs` pairs.
 
-    The score of a pair is the mean of its corners'. Rejected, with score -1: corners of different classes, embeddings
-    further apart than max_distance, a bottom-right corner left of or above the top-left one (offsets added).
-    There being fewer cells or pairs than asked for is no error: n is what there is.
+    The score of a pair is the mean of the scores of its corners. A pair is rejected, with score -1, when its classes
+    differ, when its embeddings differ by more than max_distance, or when the bottom-right corner lies left of or above
+    the top-left one (offsets added). There are fewer pairs where the maps have fewer cells. Boxes are in cells.
     """
     corners = []
     for maps in (top_left, bottom_right):
@@ -138,4 +141,4 @@ def decode_corners(
         return v.expand(rejected.shape).flatten(1).gather(1, index)
 
     boxes = torch.stack([pick(v) for v in (x1, y1, x2, y2)], 2)
-    return Detections(boxes, scores, pick(tl_score), pick(br_score), pick(tl_label))
+    return Detections(boxes, scores, pick(tl_label), torch.stack([pick(tl_score), pick(br_score)], 2))

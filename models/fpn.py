@@ -1,31 +1,50 @@
-"""ResNet with a feature pyramid as a backbone (CornerNet, Section 4.4.4), of torchvision's parts, from scratch."""
+"""ResNet with a feature pyramid as a backbone (CornerNet, Section 4.4.4), built from torchvision's parts."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from models.hourglass import STRIDE
 from models.layers import torchvision
 
 
-class ResNetFPN(nn.Module):
-    """Images (B, 3, H, W), of any size -> [features (B, width, ceil(H/4), ceil(W/4))]: the pyramid's finest level.
+@dataclass(frozen=True)
+class FPNOptions:
+    """A feature pyramid on a ResNet, trained from scratch. Its finest level (stride 4) is used."""
 
-    resnet: torchvision's name of one, "resnet101". Raises MissingPackage without torchvision.
+    name: Literal["resnet_fpn"] = "resnet_fpn"
+    """The backbone."""
+    depth: Literal[18, 34, 50, 101, 152] = 101
+    """Which of torchvision's ResNets."""
+    width: PositiveInt = 256
+    """Channels of the features."""
+
+
+class ResNetFPN(nn.Module):
+    """Images (B, 3, H, W), of any size -> [features (B, width, ceil(H / 4), ceil(W / 4))].
+
+    The attributes are those of StackedHourglass. Raises MissingPackage without torchvision.
     """
 
-    def __init__(self, resnet: str, width: int):
+    Options = FPNOptions
+
+    def __init__(self, options: FPNOptions):
         super().__init__()
         models, ops = torchvision("models"), torchvision("ops")
-        net = getattr(models, resnet)(weights=None)
-        self.width = width
+        net = getattr(models, f"resnet{options.depth}")(weights=None)
+        self.stride = 4
+        self.width = options.width
         self.stacks = 1
-        # The bottom's stride is 32. Images of a multiple of it, less one, keep every level aligned.
-        self.divisor = STRIDE * 2**3
+        self.divisor = 32  # the coarsest level's stride
+        self.recomputed = (type(net.layer1[0]),)
         self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
         self.stages = nn.ModuleList([net.layer1, net.layer2, net.layer3, net.layer4])
-        self.blocks = (type(net.layer1[0]),)  # what may compute its activations again in the backward pass
         bottom = net.fc.in_features
-        self.pyramid = ops.FeaturePyramidNetwork([bottom // 8, bottom // 4, bottom // 2, bottom], width)
-        for level in range(1, 4):  # the coarser levels' own outputs are not used: DistributedDataParallel would object
+        self.pyramid = ops.FeaturePyramidNetwork([bottom // 8, bottom // 4, bottom // 2, bottom], options.width)
+        for level in range(1, 4):  # the outputs of the coarser levels are unused: DistributedDataParallel would object
             self.pyramid.layer_blocks[level] = nn.Identity()
 
     def forward(self, images: Tensor) -> list[Tensor]:

@@ -1,75 +1,156 @@
-"""The stacked hourglass backbone (CornerNet, Section 3.5)."""
+"""The stacked hourglass backbone (CornerNet, Section 3.5) and its replaceable parts."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import ConvBlock, Residual, conv1x1_bn, residuals
+from models.layers import ConvBlock, Residual, conv1x1_bn
 
-STRIDE = 4  # of the stem: the features have a quarter of the image's resolution
+
+class Nearest(nn.Module):
+    """Nearest-neighbour upsampling: (B, C, h, w) -> (B, C, H, W), where h = ceil(H / 2) and w = ceil(W / 2)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        return F.interpolate(x, size=size, mode="nearest")  # an odd H or W drops the last row or column
+
+
+# The parts that the config names. A part of your own is a class with the same signature and a line here.
+BLOCKS: dict[str, Callable[..., nn.Module]] = {"residual": Residual}  # block(inputs, outputs, stride=1)
+UPSAMPLINGS: dict[str, Callable[[int], nn.Module]] = {"nearest": Nearest}  # upsampling(width)
+
+
+@dataclass(frozen=True)
+class HourglassOptions:
+    """Stacked hourglasses. The defaults are Hourglass-104; one stack of it is Hourglass-52."""
+
+    name: Literal["hourglass"] = "hourglass"
+    """The backbone. hourglass: CornerNet's. resnet_fpn: a feature pyramid on torchvision's ResNet."""
+    stacks: PositiveInt = 2
+    """Number of hourglasses, one after the other."""
+    stride: Literal[4, 8] = 4
+    """Pixels of the image per cell of the features: the stem has one residual block of stride 2, or two."""
+    stem_width: PositiveInt = 128
+    """Channels of the stem's 7x7 convolution."""
+    widths: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] = (256, 256, 384, 384, 384, 512)
+    """Channels of the features at each level, the outer one first."""
+    blocks: tuple[PositiveInt, ...] = (2, 2, 2, 2, 2, 4)
+    """Number of blocks at each level of widths."""
+    block: Literal[tuple(BLOCKS)] = "residual"
+    """Block of the hourglasses: a name in models.hourglass.BLOCKS."""
+    upsampling: Literal[tuple(UPSAMPLINGS)] = "nearest"
+    """Upsampling of the hourglasses: a name in models.hourglass.UPSAMPLINGS."""
+
+    def __post_init__(self):
+        if len(self.blocks) != len(self.widths):
+            counts = f"model.backbone.widths has {len(self.widths)}, this {len(self.blocks)}"
+            raise ValueError("blocks", f"needs one number per level of model.backbone.widths: {counts}")
+
+
+def block_sequence(
+    block: Callable[..., nn.Module], inputs: int, outputs: int, count: int, stride: int = 1
+) -> nn.Sequential:
+    """`count` blocks. The first changes the stride and the width."""
+    return nn.Sequential(block(inputs, outputs, stride), *(block(outputs, outputs) for _ in range(count - 1)))
 
 
 class Hourglass(nn.Module):
     """One hourglass: (B, widths[0], H, W) -> the same shape, for any H and W.
 
-    widths: feature widths from the outside in, one more than there are levels.
-    blocks: residual blocks per level (at least 1 each), and at the bottom.
-    outer: False leaves out what makes its own output, for a use of the levels inside alone.
+    Args:
+        widths: channels of each level from the outside in, one more than there are levels of downsampling.
+        blocks: number of blocks per level, the last for the bottom.
+        block: makes a block from (inputs, outputs, stride).
+        upsampling: makes the upsampling from a width.
+        outer: False leaves out what makes the hourglass's own output, for a use of its inner levels only.
     """
 
-    def __init__(self, widths: Sequence[int], blocks: Sequence[int], outer: bool = True):
+    def __init__(
+        self,
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        block: Callable[..., nn.Module] = Residual,
+        upsampling: Callable[[int], nn.Module] = Nearest,
+        outer: bool = True,
+    ):
         super().__init__()
         width, inner = widths[:2]
         count = blocks[0]
-        self.skip = residuals(width, width, count) if outer else None
-        self.down = residuals(width, inner, count, stride=2)
-        self.inner = Hourglass(widths[1:], blocks[1:]) if len(widths) > 2 else residuals(inner, inner, blocks[1])
-        up = [*(Residual(inner, inner) for _ in range(count - 1)), Residual(inner, width)] if outer else []
+        self.skip = block_sequence(block, width, width, count) if outer else None
+        self.down = block_sequence(block, width, inner, count, stride=2)
+        if len(widths) > 2:
+            self.inner = Hourglass(widths[1:], blocks[1:], block, upsampling)
+        else:
+            self.inner = block_sequence(block, inner, inner, blocks[1])
+        up = [*(block(inner, inner) for _ in range(count - 1)), block(inner, width)] if outer else []
         self.up = nn.Sequential(*up)
+        self.upsample = upsampling(width) if outer else None
 
     def levels(self, x: Tensor) -> list[Tensor]:
-        """Features of the upsampling path, finest first: the output (if `outer`), then those at H/2, H/4 ... (rounded
-        up) down to the bottom's, with the widths of the levels inside."""
-        x_down = self.down(x)
+        """Features of the upsampling path, finest first.
+
+        The first is the hourglass's output (if `outer`). The others have heights ceil(H / 2), ceil(H / 4), ..., down to
+        the bottom, and the widths of the inner levels.
+        """
+        x_down = self.down(x)  # (B, inner, ceil(H / 2), ceil(W / 2))
         inside = self.inner.levels(x_down) if isinstance(self.inner, Hourglass) else [self.inner(x_down)]
         if self.skip is None:
             return inside
         y = self.up(inside[0])  # (B, width, ceil(H / 2), ceil(W / 2))
-        # Twice the size; an odd H or W loses the last row or column again.
-        return [self.skip(x) + F.interpolate(y, size=x.shape[-2:], mode="nearest"), *inside]
+        return [self.skip(x) + self.upsample(y, x.shape[-2:]), *inside]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.levels(x)[0]
 
 
 class StackedHourglass(nn.Module):
-    """Stem and hourglasses: images (B, 3, H, W) -> features of each stack, each (B, widths[0], ceil(H/4), ceil(W/4)).
+    """Stem and hourglasses: images (B, 3, H, W) -> one (B, width, ceil(H / stride), ceil(W / stride)) per stack.
 
-    The features are those after the convolution block that follows each hourglass. Between two hourglasses the input
-    and the output of the first are projected, added, and passed through a residual block.
+    The features of a stack are taken after the convolution block that follows its hourglass. Between two hourglasses,
+    the input and the output of the first are projected, added, and passed through a residual block.
 
-    pyramid: True gives a list of features of each stack in place of one: those of the levels inside its hourglass, at
-    strides 8, 16 ..., (B, widths[i], ceil(H / stride), ceil(W / stride)) for i = 1, 2 ... What would make the last
-    hourglass's own output is left out: nothing uses it.
+    Args:
+        pyramid: return for each stack a list of the inner levels' features instead, at strides 2, 4, ... times the
+            backbone's, (B, widths[i], ceil(H / stride_i), ceil(W / stride_i)) for i = 1, 2, ... The layers that make the
+            last hourglass's own output are left out, since nothing uses it.
+
+    Attributes:
+        stride: pixels of the image per cell of the features.
+        width: channels of the features.
+        stacks: number of hourglasses.
+        divisor: images whose sides are a multiple of this, less one, keep all levels of the hourglasses aligned.
+        recomputed: classes of the modules that activation checkpointing recomputes.
     """
 
-    def __init__(
-        self, stacks: int, stem_width: int, widths: Sequence[int], blocks: Sequence[int], pyramid: bool = False
-    ):
+    Options = HourglassOptions
+
+    def __init__(self, options: HourglassOptions, pyramid: bool = False):
         super().__init__()
-        if len(widths) < 2 or len(widths) != len(blocks):
-            raise ValueError(f"an hourglass needs as many blocks as widths, at least 2: got {widths} and {blocks}")
+        widths, stacks = options.widths, options.stacks
+        block, upsampling = BLOCKS[options.block], UPSAMPLINGS[options.upsampling]
         width = widths[0]
         self.width = width
         self.stacks = stacks
-        # Images of a multiple of this, less one, keep every level of every hourglass aligned.
-        self.divisor = STRIDE * 2 ** (len(widths) - 1)
-        self.stem = nn.Sequential(ConvBlock(3, stem_width, 7, stride=2), Residual(stem_width, width, stride=2))
+        self.stride = options.stride
+        self.divisor = options.stride * 2 ** (len(widths) - 1)
+        self.recomputed = (Residual, block)
+        self.stem = nn.Sequential(ConvBlock(3, options.stem_width, 7, stride=2))
+        for inputs in [options.stem_width] if options.stride == 4 else [options.stem_width, width]:
+            self.stem.append(Residual(inputs, width, stride=2))
         self.pyramid = pyramid
         outputs = stacks - 1 if pyramid else stacks  # hourglasses whose own output is used
-        self.hourglasses = nn.ModuleList(Hourglass(widths, blocks, outer=s < outputs) for s in range(stacks))
+        self.hourglasses = nn.ModuleList(
+            Hourglass(widths, options.blocks, block, upsampling, outer=s < outputs) for s in range(stacks)
+        )
         self.features = nn.ModuleList(ConvBlock(width, width, 3) for _ in range(outputs))
         self.from_input = nn.ModuleList(conv1x1_bn(width, width) for _ in range(stacks - 1))
         self.from_features = nn.ModuleList(conv1x1_bn(width, width) for _ in range(stacks - 1))
@@ -90,8 +171,3 @@ class StackedHourglass(nn.Module):
                 x = torch.relu(self.from_input[stack](x) + self.from_features[stack](y))
                 x = self.merge[stack](x)
         return outputs
-
-
-def feature_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of the feature maps of images of this height and width (pixels)."""
-    return tuple(-(-n // STRIDE) for n in size)

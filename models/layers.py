@@ -1,6 +1,7 @@
-"""The three building blocks of every network here: convolution block, residual block, prediction head."""
+"""The building blocks of every network here: convolution block, residual block, prediction head."""
 
 import importlib
+from functools import partial
 from types import ModuleType
 
 from torch import Tensor, nn
@@ -43,26 +44,27 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        # The shortcut's stride is taken before its 1x1 convolution. On CPUs the gradient of one with a stride, of fewer
-        # than 16 channels in channels_last, writes past its buffer (github.com/uxlfoundation/oneDNN/issues/6035).
+        # The shortcut is subsampled before its 1x1 convolution. On CPUs, the gradient of a strided 1x1 convolution with
+        # fewer than 16 channels in channels_last writes past its buffer (github.com/uxlfoundation/oneDNN/issues/6035).
         return F.relu(y + self.skip(x[:, :, :: self.stride, :: self.stride]))
 
 
-def residuals(inputs: int, outputs: int, count: int, stride: int = 1) -> nn.Sequential:
-    """`count` residual blocks of which the first changes stride and width."""
-    return nn.Sequential(Residual(inputs, outputs, stride), *(Residual(outputs, outputs) for _ in range(count - 1)))
-
-
-def head(inputs: int, outputs: int) -> nn.Sequential:
+def conv_head(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
     """Conv-ReLU-Conv that predicts maps: (B, inputs, H, W) -> (B, outputs, H, W) (CornerNet, Fig. 7)."""
-    return nn.Sequential(nn.Conv2d(inputs, inputs, 3, padding=1), nn.ReLU(), nn.Conv2d(inputs, outputs, 1))
+    return nn.Sequential(
+        nn.Conv2d(inputs, inputs, kernel, padding=kernel // 2), nn.ReLU(), nn.Conv2d(inputs, outputs, 1)
+    )
+
+
+# The heads that a config names: head(inputs, outputs). The last layer is a convolution with bias.
+HEADS = {"conv3x3": conv_head, "conv1x1": partial(conv_head, kernel=1)}
 
 
 def init_batch_norm(module: nn.Module, how: str) -> None:
     """Draw the weights of every BatchNorm of `module` from U(0, 1) ("uniform") or set them to 1 ("ones").
 
     The published networks were "randomly initialized under the default setting of PyTorch" (CornerNet, Section 4.1) at
-    a time when that default was U(0, 1); it is 1 today.
+    a time when that default was U(0, 1). It is 1 today.
     """
     for m in module.modules():
         if isinstance(m, nn.BatchNorm2d):
@@ -75,16 +77,16 @@ def init_batch_norm(module: nn.Module, how: str) -> None:
 
 
 class MissingPackage(ImportError):
-    """A package that a network needs and that cannot be imported: its message says what to install."""
+    """A package that a network needs cannot be imported. The message says what to install."""
 
 
 def torchvision(name: str) -> ModuleType:
-    """The module torchvision.`name`, imported where it is used: only some networks need it."""
+    """The module torchvision.`name`, imported on use: only some networks need it. Raises MissingPackage."""
     try:
         return importlib.import_module(f"torchvision.{name}")
-    except (ImportError, RuntimeError, OSError) as error:  # one of another PyTorch's build fails with RuntimeError
+    except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: built for another PyTorch
+        reason = (str(error).splitlines() or ["no reason given"])[0]
         raise MissingPackage(
-            "this network needs torchvision (model.backbone resnet*_fpn, model.head anchors), which cannot be imported "
-            f"({(str(error).splitlines() or ['no reason given'])[0]}): pip install torchvision, of the build that goes "
-            "with this PyTorch"
+            "this network needs torchvision (model.backbone.name resnet_fpn, model.detector anchors), which cannot be "
+            f"imported ({reason}): pip install torchvision, of the build that goes with this PyTorch"
         ) from error

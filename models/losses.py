@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from external.focal_loss import focal_loss
-from models.cornernet import Predictions
+from models.keypoints import Predictions
 
-EPS = 1e-4  # the released code's: clamp of the scores, and what is added to the counts of objects
+EPS = 1e-4  # as released: the clamp of the scores, and the term added to the counts of objects
 
 
 class KeypointTarget(Protocol):
@@ -45,9 +45,12 @@ class LossOptions:
 
 
 class LossTerms(NamedTuple):
-    """The weighted total, to be minimised, and its unweighted terms. Scalars."""
+    """The loss to minimise, and its unweighted terms. Scalars. The names are those of the log.
 
-    total: Tensor
+    A term is added by a field here and its computation in `stack_loss`.
+    """
+
+    loss: Tensor
     focal: Tensor
     pull: Tensor
     push: Tensor
@@ -59,14 +62,17 @@ def embedding_loss(
 ) -> tuple[Tensor, Tensor]:
     """Pull and push (equations 4 and 5), summed over the images of the batch.
 
-    top_left, bottom_right: (N,) embeddings of the N objects' corners. image_index: (N,) the image of each object.
-    As released, push runs over all ordered pairs of an image, the diagonal included, less the diagonal's share: for
-    an image with one object that is a constant of about 1.
+    As released, push sums over all ordered pairs of an image, including each object with itself, and subtracts a share
+    for the latter. For an image with one object it is a constant of about 1.
+
+    Args:
+        top_left, bottom_right: (N,) embeddings of the corners of the N objects.
+        image_index: (N,) image of each object.
     """
     mean = (top_left + bottom_right) / 2
-    together = image_index[:, None] == image_index[None, :]  # (N, N) in one image
-    # Objects in the image of each, (N,). Float32 also for float64 maps, as released; not by bincount, for whose result
-    # the host would wait.
+    together = image_index[:, None] == image_index[None, :]  # (N, N): in the same image
+    # Number of objects in the image of each object, (N,). Float32 even for float64 maps, as released. bincount would make
+    # the host wait for its result.
     count = together.sum(1, dtype=torch.float32)
     pull = (((top_left - mean) ** 2 + (bottom_right - mean) ** 2) / (count + EPS)).sum()
 
@@ -83,17 +89,22 @@ def at_cells(maps: Tensor, image_index: Tensor, cells: Tensor) -> Tensor:
 
 
 def stack_loss(
-    maps: Predictions, targets: Mapping[str, KeypointTarget], image_index: Tensor, weights: LossWeights
+    maps: Predictions, targets: Mapping[str, KeypointTarget], image_index: Tensor, weights: LossOptions
 ) -> LossTerms:
-    """Equation 8 for the predictions of one stack, in float32 at least; nothing the host would wait for.
+    """Equation 8 for the predictions of one stack, in float32 or wider. The host waits for no result.
 
-    Every kind of keypoint adds its heatmap and its offset; the two corners, which have embeddings, are grouped.
-    image_index: (N,) the image of each object, in the order of the targets' cells. Raises ValueError where the targets
-    are of other kinds of keypoint.
+    Every kind of keypoint adds its heatmap to the focal loss and its offset to the offset loss. The two kinds that have
+    embeddings are grouped.
+
+    Args:
+        image_index: (N,) image of each object, in the order of the targets' cells.
+
+    Raises:
+        ValueError: the targets are of other kinds of keypoint than the predictions.
     """
     if maps.keys() != targets.keys():
         raise ValueError(f"the network predicts {', '.join(maps)}, but the targets are of {', '.join(targets)}")
-    embeddings, focal, offset = {}, [], []
+    embeddings, focal, offset = [], [], []
     objects = torch.tensor(len(image_index), dtype=torch.float32) + EPS
     for name, target in targets.items():
         wide = torch.promote_types(maps[name].heatmap.dtype, torch.float32)
@@ -102,19 +113,19 @@ def stack_loss(
         predicted = at_cells(offsets, image_index, target.cells)  # (N, 2)
         offset.append(F.smooth_l1_loss(predicted, target.offsets.to(wide), reduction="sum") / objects)
         if embedding is not None:
-            embeddings[name] = at_cells(embedding, image_index, target.cells)[:, 0]  # (N,)
+            embeddings.append(at_cells(embedding, image_index, target.cells)[:, 0])  # (N,)
     focal, offset = sum(focal), sum(offset)
-    pull, push = embedding_loss(**embeddings, image_index=image_index, margin=weights.margin)
-    total = focal + weights.pull * pull + weights.push * push + weights.offset * offset
-    return LossTerms(total, focal, pull, push, offset)
+    pull, push = embedding_loss(*embeddings, image_index, weights.margin)
+    loss = focal + weights.pull * pull + weights.push * push + weights.offset * offset
+    return LossTerms(loss, focal, pull, push, offset)
 
 
 def detection_loss(
     outputs: Sequence[Predictions],
     targets: Mapping[str, KeypointTarget],
     image_index: Tensor,
-    weights: LossWeights = DEFAULT_WEIGHTS,
+    weights: LossOptions | None = None,
 ) -> LossTerms:
     """Equation 8, averaged over the stacks in `outputs`; see stack_loss."""
-    stacks = [stack_loss(maps, targets, image_index, weights) for maps in outputs]
+    stacks = [stack_loss(maps, targets, image_index, weights or LossOptions()) for maps in outputs]
     return LossTerms(*(sum(values) / len(stacks) for values in zip(*stacks, strict=True)))

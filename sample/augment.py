@@ -1,222 +1,170 @@
-"""From an image file to the network's square input, on the host: numpy and OpenCV, uint8, BGR.
+"""Augmentations: from an annotated image to the network's square input (CornerNet, Section 4.1).
 
-Every random number is drawn by `draw_crop` and `sample.colour.draw_colour`; the functions that use the draws are
-deterministic, so a sample can be made again from its draws.
+An augmentation is a class: `draw` makes its random choices, and `apply` is deterministic given them, so that a sample
+can be made again from its draws. `augmentations` builds the list that a config asks for.
 """
 
 from __future__ import annotations
 
-import math
-import os
-from dataclasses import dataclass
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NamedTuple
 
-import cv2
 import numpy as np
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
-from db import DataError
+from sample.colour import ColourDraw, draw_colour
+from sample.geometry import Size, clip_boxes, fit_image, mirror, place, resize_window
 
-Size = tuple[int, int]  # height, width
-
-
-class UnreadableImage(DataError):
-    """An image file that is missing, damaged, or not the one that was annotated."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
+Unit = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True)
-class Augment:
-    """How training samples vary (CornerNet, section 4.2: "training details")."""
+class Sample(NamedTuple):
+    """An image with its n boxes."""
 
-    crop: bool = True  # crop at a random scale and place; otherwise the whole image, padded
-    # Spelt as the released code does: 1.0 comes out as 0.9999999999999999, and its crop one pixel smaller.
-    scales: tuple[float, ...] = tuple(np.arange(0.6, 1.4, 0.1).tolist())
-    border: int = 128  # pixels: how near the crop's centre may come to the image's edge
-    mirror: float = 0.5  # probability of mirroring
-    colour: float = 0.4  # strength of brightness, contrast and saturation
-    lighting: float = 0.1  # standard deviation of the PCA lighting
+    image: np.ndarray  # (H, W, 3) uint8, BGR
+    boxes: np.ndarray  # (n, 4) float64, x1, y1, x2, y2 in pixels of the image
+    labels: np.ndarray  # (n,) int64
+    colour: ColourDraw | None = None  # colour augmentation, applied later on the device
+
+
+class Augmentation(ABC):
+    """Changes a sample. Called with a sample and a random generator."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return self.apply(sample, self.draw(sample, rng))
+
+    @abstractmethod
+    def draw(self, sample: Sample, rng: np.random.Generator) -> Any:
+        """Make the random choices for this sample."""
+
+    @abstractmethod
+    def apply(self, sample: Sample, drawn: Any) -> Sample:
+        """The sample changed as drawn. The arguments are left unchanged."""
 
 
 class Crop(NamedTuple):
-    """The draws that place one training crop."""
+    """Size and place of a crop."""
 
-    scale: float  # the crop's size, in units of the input size
+    scale: float  # size of the crop relative to the input size
     center_x: int  # pixels of the image
     center_y: int
-    flip: bool
 
 
-class View(NamedTuple):
-    """How a window of an image was laid on the input: input = (image + shift) * ratio along each axis."""
+@dataclass(frozen=True)
+class RandomCrop(Augmentation):
+    """A crop of random scale and place, resized to the input."""
 
-    shift_x: int
-    shift_y: int
-    ratio_x: float
-    ratio_y: float
+    input_size: Size
+    scales: tuple[float, ...]
+    border: int  # pixels
 
-    def boxes_to_input(self, boxes: np.ndarray) -> np.ndarray:
-        """(n, 4) float64 boxes in image pixels -> input pixels, not clipped."""
-        return (boxes + self[:2] * 2) * (self[2:] * 2)
+    def draw(self, sample: Sample, rng: np.random.Generator) -> Crop:
+        height, width = sample.image.shape[:2]
+        scale = self.scales[rng.integers(len(self.scales))]
+        border_x, border_y = fitting_border(self.border, width), fitting_border(self.border, height)
+        center_x = int(rng.integers(border_x, width - border_x))
+        center_y = int(rng.integers(border_y, height - border_y))
+        return Crop(scale, center_x, center_y)
 
-
-def read_image(path: str | os.PathLike, size: Size | None = None) -> np.ndarray:
-    """Decode an image file to uint8 (H, W, 3), BGR. With `size`, its (height, width) must be that.
-
-    Raises:
-        UnreadableImage: the file is missing, cut short or no image, or its size is another.
-    """
-    path = os.fspath(path)
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise UnreadableImage(path, error.strerror or str(error)) from None
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error:  # for one, more pixels than OpenCV agrees to decode
-        image = None
-    if not data:
-        raise UnreadableImage(path, "the file is empty")
-    if _is_truncated(data):
-        raise UnreadableImage(path, "the file is cut short")
-    if image is not None and size is not None and image.shape[:2] != tuple(size):
-        # Some annotate images as they are stored, others as their EXIF tag says to turn them: the size tells which.
-        stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        image = stored if stored is not None and stored.shape[:2] == tuple(size) else image
-    if image is None:
-        raise UnreadableImage(path, "not an image that OpenCV can decode")
-    if size is not None and image.shape[:2] != tuple(size):
-        found, expected = image.shape[:2], tuple(size)
-        raise UnreadableImage(
-            path, f"is {found[1]}x{found[0]} pixels, where its annotations say {expected[1]}x{expected[0]}"
-        )
-    return image
+    def apply(self, sample: Sample, drawn: Crop) -> Sample:
+        height, width = (max(int(side * drawn.scale), 1) for side in self.input_size)
+        window = place(sample.image, drawn.center_x, drawn.center_y, (height, width))
+        image, lies = resize_window(*window, self.input_size)
+        boxes, labels = clip_boxes(lies.boxes_to_input(sample.boxes), sample.labels, self.input_size)
+        return sample._replace(image=image, boxes=boxes, labels=labels)
 
 
-def _is_truncated(data: bytes) -> bool:
-    """Whether a JPEG or PNG file ends before its end marker. OpenCV decodes some such files and leaves the rest grey.
-
-    What may follow the end marker is not looked at: cameras append all sorts of things. A JPEG's header is walked
-    segment by segment, because the thumbnail in it has an end marker of its own.
-    """
-    if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data
-    if not data.startswith(b"\xff\xd8"):
-        return False
-    at = 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF:
-            return False  # not as the standard has it: left to OpenCV
-        if data[at + 1] == 0xFF:  # fill byte
-            at += 1
-            continue
-        if data[at + 1] == 0xDA:  # start of scan: from here on the end marker cannot occur by chance
-            return data.rfind(b"\xff\xd9", at) < 0  # from the end: that is where it is
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return True
-
-
-def place(image: np.ndarray, center_x: int, center_y: int, size: Size) -> tuple[np.ndarray, tuple[int, int]]:
-    """Cut a window of `size` around a point out of an image (H, W, 3); what lies outside the image is zeros.
-
-    Sizes are halved by integer division, as in the released code: the last row (column) of a window of odd height
-    (width) is always zeros.
-
-    Returns the window (h, w, 3) and (shift_x, shift_y), to be added to image coordinates to get the window's.
-    """
-    height, width = size
-    half_h, half_w = height // 2, width // 2
-    shift_x, shift_y = half_w - center_x, half_h - center_y
-    x1, x2 = max(center_x - half_w, 0), min(center_x + half_w, image.shape[1])
-    y1, y2 = max(center_y - half_h, 0), min(center_y + half_h, image.shape[0])
-    window = np.zeros((height, width, 3), dtype=image.dtype)
-    if x1 < x2 and y1 < y2:
-        window[y1 + shift_y : y2 + shift_y, x1 + shift_x : x2 + shift_x] = image[y1:y2, x1:x2]
-    return window, (shift_x, shift_y)
-
-
-def draw_crop(rng: np.random.Generator, height: int, width: int, augment: Augment) -> Crop:
-    """Draw scale, centre and mirroring for an image of this size."""
-    scale = augment.scales[rng.integers(len(augment.scales))]
-    border_x, border_y = _border(augment.border, width), _border(augment.border, height)
-    center_x = int(rng.integers(border_x, width - border_x))
-    center_y = int(rng.integers(border_y, height - border_y))
-    return Crop(scale, center_x, center_y, draw_flip(rng, augment))
-
-
-def draw_flip(rng: np.random.Generator, augment: Augment) -> bool:
-    """Whether to mirror."""
-    return bool(rng.random() < augment.mirror)
-
-
-def _border(border: int, size: int) -> int:
-    """The border, halved until it leaves room for a centre."""
+def fitting_border(border: int, size: int) -> int:
+    """The border, halved until it leaves room for a center."""
     while size - border <= border:
         border //= 2
     return border
 
 
-def crop_image(image: np.ndarray, crop: Crop, input_size: Size) -> tuple[np.ndarray, View]:
-    """The crop, resized to the input (h, w, 3) and not yet mirrored, and how it lies there."""
-    height, width = (int(side * crop.scale) for side in input_size)
-    return _resize(*place(image, crop.center_x, crop.center_y, (max(height, 1), max(width, 1))), input_size)
+@dataclass(frozen=True)
+class Fit(Augmentation):
+    """The whole image, padded to the input's proportions and resized. Nothing is random."""
+
+    input_size: Size
+
+    def draw(self, sample: Sample, rng: np.random.Generator) -> None:
+        return None
+
+    def apply(self, sample: Sample, drawn: None = None) -> Sample:
+        image, lies = fit_image(sample.image, self.input_size)
+        boxes, labels = clip_boxes(lies.boxes_to_input(sample.boxes), sample.labels, self.input_size)
+        return sample._replace(image=image, boxes=boxes, labels=labels)
 
 
-def fit_image(image: np.ndarray, input_size: Size) -> tuple[np.ndarray, View]:
-    """The whole image (H, W, 3), padded with zeros to the input's proportions and resized to (h, w, 3)."""
-    height, width = image.shape[:2]
-    window = (
-        max(height, math.ceil(width * input_size[0] / input_size[1])),
-        max(width, math.ceil(height * input_size[1] / input_size[0])),
+@dataclass(frozen=True)
+class Mirror(Augmentation):
+    """A left-right flip with some probability."""
+
+    probability: float
+
+    def draw(self, sample: Sample, rng: np.random.Generator) -> bool:
+        return bool(rng.random() < self.probability)
+
+    def apply(self, sample: Sample, drawn: bool) -> Sample:
+        if not drawn:
+            return sample
+        image, boxes = mirror(sample.image, sample.boxes)
+        return sample._replace(image=image, boxes=boxes)
+
+
+@dataclass(frozen=True)
+class Colour(Augmentation):
+    """Brightness, contrast, saturation and PCA lighting. Only drawn here; sample.colour.normalise applies them."""
+
+    strength: float
+    lighting: float
+
+    def draw(self, sample: Sample, rng: np.random.Generator) -> ColourDraw:
+        return draw_colour(rng, self.strength, self.lighting)
+
+    def apply(self, sample: Sample, drawn: ColourDraw) -> Sample:
+        return sample._replace(colour=drawn)
+
+
+# Further augmentations that a config can name in `augment.extra`: classes without constructor arguments.
+EXTRA: dict[str, type[Augmentation]] = {}
+
+
+@dataclass(frozen=True)
+class AugmentOptions:
+    """How training samples vary (CornerNet, Section 4.1): the config's `augment:` section."""
+
+    crop: bool = True
+    """Random square crop. false: the whole image, padded to the input's proportions and resized."""
+    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = field(
+        # Computed as in the released code: 1.0 comes out just below 1, so that crop has 510 of 511 pixels.
+        default_factory=lambda: tuple(np.arange(0.6, 1.4, 0.1).tolist())
     )
-    return _resize(*place(image, width // 2, height // 2, window), input_size)
+    """Sizes of the crop relative to the input size."""
+    border: NonNegativeInt = 128
+    """Pixels between the center of a crop and the edge of the image, at least. Halved for small images."""
+    mirror: Unit = 0.5
+    """Probability of a left-right flip."""
+    colour: Unit = 0.4
+    """Brightness, contrast and saturation change by factors of 1 +- this. 0: off."""
+    lighting: NonNegativeFloat = 0.1
+    """Standard deviation of the PCA lighting noise. 0: off."""
+    extra: tuple[str, ...] = ()
+    """Further augmentations, applied in this order after the others: names in sample.augment.EXTRA."""
+
+    def __post_init__(self):
+        for name in self.extra:
+            if name not in EXTRA:
+                raise ValueError("extra", f"there is no augmentation {name}; there are {sorted(EXTRA) or 'none'}")
 
 
-def _resize(window: np.ndarray, shift: tuple[int, int], input_size: Size) -> tuple[np.ndarray, View]:
-    height, width = input_size
-    view = View(*shift, width / window.shape[1], height / window.shape[0])
-    return cv2.resize(window, (width, height), interpolation=cv2.INTER_LINEAR), view
-
-
-def finish_boxes(boxes: np.ndarray, labels: np.ndarray, input_size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Clip boxes (n, 4) in input pixels to [0, W - 1] x [0, H - 1], and drop those left without area."""
-    height, width = input_size
-    boxes = np.minimum(np.maximum(boxes, 0), np.array([width - 1, height - 1] * 2))
-    kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    return boxes[kept], labels[kept]
-
-
-def mirror(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mirror an image (h, w, 3) and its boxes (n, 4): x -> w - x - 1."""
-    boxes = boxes[:, [2, 1, 0, 3]]
-    boxes[:, [0, 2]] = image.shape[1] - boxes[:, [0, 2]] - 1
-    return cv2.flip(image, 1), boxes  # not a view: its pixels would be copied one by one later
-
-
-def apply_crop(
-    image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crop: Crop, input_size: Size
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Crop, resize, mirror: the image (h, w, 3) uint8, and the boxes (n, 4) float64 and labels (n,) that are left."""
-    image, view = crop_image(image, crop, input_size)
-    return _finish(image, view, boxes, labels, crop.flip, input_size)
-
-
-def apply_fit(
-    image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, flip: bool, input_size: Size
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `apply_crop`, with the whole image in view."""
-    image, view = fit_image(image, input_size)
-    return _finish(image, view, boxes, labels, flip, input_size)
-
-
-def _finish(
-    image: np.ndarray, view: View, boxes: np.ndarray, labels: np.ndarray, flip: bool, input_size: Size
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    boxes, labels = finish_boxes(view.boxes_to_input(boxes), labels, input_size)
-    if flip:
-        image, boxes = mirror(image, boxes)
-    return image, boxes, labels
+def augmentations(options: AugmentOptions | None, input_size: Size) -> list[Augmentation]:
+    """The augmentations in the order in which they are applied. None: only fit the whole image to the input."""
+    if options is None:
+        return [Fit(input_size)]
+    steps = [RandomCrop(input_size, options.scales, options.border) if options.crop else Fit(input_size)]
+    steps.append(Mirror(options.mirror))
+    if options.colour or options.lighting:
+        steps.append(Colour(options.colour, options.lighting))
+    return steps + [EXTRA[name]() for name in options.extra]
