@@ -104,8 +104,8 @@ def locate(offset: Tensor, points: Keypoints) -> tuple[Tensor, Tensor]:
     return points.x + added[:, 0], points.y + added[:, 1]
 
 
-def decode_centers(maps: KeypointMaps, k: int = 70, kernel: int = 3) -> Keypoints:
-    """The k best centers of objects, x and y with their offsets (CenterNet, Section 3.2, steps 1 and 2)."""
+def decode_points(maps: KeypointMaps, k: int = 70, kernel: int = 3) -> Keypoints:
+    """The k best keypoints, x and y with their offsets (for centers: CenterNet, Section 3.2, steps 1 and 2)."""
     points = top_keypoints(maps.heatmap.float().sigmoid(), k, kernel)
     x, y = locate(maps.offset, points)
     return points._replace(x=x, y=y)

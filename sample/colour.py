@@ -1,4 +1,4 @@
-"""Colour augmentation and normalisation, on the device, for a whole batch at once. Channels are in BGR order."""
+"""Colour augmentation and normalisation of a whole batch, on the device. Channels are in BGR order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 MEAN = (0.40789654, 0.44719302, 0.47026115)
 STD = (0.28863828, 0.27408164, 0.27809835)
 GREY = (0.114, 0.587, 0.299)  # luma weights (ITU-R BT.601)
-# Principal components of the colours of the training images: variances and, in the columns, directions.
+# Principal components of the colours of the training images: variances, and directions in the columns.
 EIGENVALUES = (0.2141788, 0.01817699, 0.00341571)
 EIGENVECTORS = (
     (-0.58752847, -0.69563484, 0.41340352),
@@ -23,11 +23,11 @@ BRIGHTNESS, CONTRAST, SATURATION = range(3)
 
 
 class ColourDraw(NamedTuple):
-    """The draws of the colour augmentation: of one image as arrays (3,), of a batch as tensors (B, 3)."""
+    """Draws of the colour augmentation: arrays (3,) of one image, or tensors (B, 3) of a batch."""
 
-    order: np.ndarray | Tensor  # int64: which of BRIGHTNESS, CONTRAST, SATURATION comes first, second, third
-    alphas: np.ndarray | Tensor  # float32: the weight of the image in the first, second, third blend
-    lighting: np.ndarray | Tensor  # float32: along the three principal components
+    order: np.ndarray | Tensor  # int64: BRIGHTNESS, CONTRAST and SATURATION in the order of application
+    alphas: np.ndarray | Tensor  # float32: weight of the image in the first, second and third blend
+    lighting: np.ndarray | Tensor  # float32: shift along each of the three principal components
 
 
 def draw_colour(rng: np.random.Generator, strength: float = 0.4, lighting: float = 0.1) -> ColourDraw:
@@ -38,12 +38,14 @@ def draw_colour(rng: np.random.Generator, strength: float = 0.4, lighting: float
 
 
 def normalise(images: Tensor, draws: ColourDraw | None = None) -> Tensor:
-    """uint8 (B, 3, H, W) images to the network's float32 input: 0..1, augmented, minus mean, over standard deviation.
+    """Images (B, 3, H, W) uint8 to the network's float32 input: in 0..1, augmented, minus mean, over standard deviation.
 
-    Brightness blends the image with black, contrast with its mean grey, saturation with its grey; grey is taken before
-    all three. So whatever their order, the result is `keep` x image + `flat` x mean grey + `grey` x grey with three
-    numbers per image, which is how it is computed: one pass over the pixels, and nothing waits for the device. Values
-    are not clamped to 0..1.
+    Brightness blends the image with black, contrast with its mean grey, saturation with its grey. Grey is taken before
+    all three. In any order, the result is `keep` x image + `flat` x mean grey + `grey` x grey, with three numbers per
+    image. This takes one pass over the pixels, and the host waits for no result. Values are not clamped to 0..1.
+
+    Args:
+        draws: of the batch. None: no augmentation.
     """
     x = images.float() / 255
     mean, std, luma_weights, components = _constants(images.device)
@@ -68,7 +70,7 @@ def normalise(images: Tensor, draws: ColourDraw | None = None) -> Tensor:
 def _constants(device: torch.device) -> tuple[Tensor, ...]:
     """Mean, standard deviation and grey weights (3, 1, 1), and the scaled components (3, 3).
 
-    Made once per device: a copy to the device makes the host wait.
+    Cached per device, since a copy to the device makes the host wait.
     """
     components = torch.tensor(EIGENVECTORS) * torch.tensor(EIGENVALUES)
     mean, std, grey = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD, GREY))

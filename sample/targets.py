@@ -1,8 +1,11 @@
-"""Training targets, drawn on the device from the boxes of a batch (CornerNet, sections 3.2, 3.3; CenterNet, 3.2)."""
+"""Training targets, drawn on the device from the boxes of a batch (CornerNet, Sections 3.2, 3.3; CenterNet, 3.2).
+
+To add a kind of keypoint, add it to PLACES here and to KINDS in models/keypoints.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
@@ -15,7 +18,7 @@ from torch import Tensor
 
 Size = tuple[int, int]  # height, width
 
-DIVISOR = 6  # of a corner's Gaussian: its standard deviation is (2 radius + 1) / this
+DIVISOR = 6.0  # the standard deviation of a corner's Gaussian is (2 radius + 1) / this
 OBJECTS_AT_ONCE = 1024  # Gaussians drawn per step: bounds the memory (60 MB at radius 30)
 
 
@@ -36,12 +39,47 @@ class PenaltyOptions:
     """A center's Gaussian has sigma = (2 radius + 1) / center_divisor. A corner's has 6 in its place."""
 
 
+class Place(NamedTuple):
+    """Where a kind of keypoint lies, and how wide its Gaussian is.
+
+    locate: boxes (N, 4) -> points (N, 2), x and y.
+    divisor: the standard deviation of the Gaussian is (2 radius + 1) / divisor(penalty).
+    """
+
+    locate: Callable[[Tensor], Tensor]
+    divisor: Callable[[PenaltyOptions], float]
+
+
+PLACES = {
+    "top_left": Place(lambda boxes: boxes[:, :2], lambda penalty: DIVISOR),
+    "bottom_right": Place(lambda boxes: boxes[:, 2:], lambda penalty: DIVISOR),
+    "center": Place(lambda boxes: (boxes[:, :2] + boxes[:, 2:]) / 2, lambda penalty: penalty.center_divisor),
+}
+
+
+class BatchObjects(NamedTuple):
+    """The N objects of all images of a batch, concatenated."""
+
+    boxes: Tensor  # (N, 4) float64: x1, y1, x2, y2 in input pixels
+    labels: Tensor  # (N,) int64: class
+    image_index: Tensor  # (N,) int64: position of its image in the batch
+
+
+class Grid(NamedTuple):
+    """Shape of the heatmaps of a batch."""
+
+    images: int
+    classes: int
+    input_size: Size  # pixels
+    output_size: Size  # cells
+
+
 class Spread(NamedTuple):
     """The Gaussians of N objects."""
 
-    cut: Tensor  # (N,) int64: cells farther than this along x or y are left alone
-    radius: Tensor  # (N,) float64, in cells: gives the standard deviation
-    limit: int  # no `cut` is above it: known without asking the device
+    cut: Tensor  # (N,) int64: cells farther than this along x or y are left unchanged
+    radius: Tensor  # (N,) float64, in cells: determines the standard deviation
+    limit: int  # upper bound of `cut`, known without a copy from the device
 
 
 class KeypointTargets(NamedTuple):
@@ -53,15 +91,17 @@ class KeypointTargets(NamedTuple):
 
 
 def gaussian_radius(height: ArrayLike, width: ArrayLike, overlap: float, rule: str = "cornernet") -> Tensor:
-    """How far both corners of a height x width box may move for its IoU to stay at `overlap`: float64, not rounded.
+    """Distance that both corners of a height x width box may move for its IoU to stay at `overlap`: float64, not rounded.
 
-    The least of three cases: both corners move outside the box, both inside, or one each way. The rule "centernet" is
-    that of its release, which takes the other root in the first two cases and divides by 2 in all. Sizes are numbers,
-    arrays or CPU tensors.
+    The smallest of three cases: both corners move outside the box, both inside, or one each way. The rule "centernet" is
+    that of CenterNet's release, which takes the other root in the first two cases and divides by 2 in all of them.
 
-    Operations come in the order of the released code, and square roots from NumPy, which rounds them correctly (torch
-    does not): many radii are whole numbers (12 x 15 cells at 0.3: exactly 3) that are rounded down later, and one bit
-    less would make them one cell smaller.
+    The order of operations is that of the released code, and square roots are NumPy's, which are correctly rounded
+    (torch's are not). Many radii are whole numbers (12 x 15 cells at 0.3: exactly 3) that are rounded down later; an
+    error of one bit would make them one cell smaller.
+
+    Args:
+        height, width: numbers, arrays or CPU tensors.
     """
     h, w = np.asarray(height, dtype=np.float64), np.asarray(width, dtype=np.float64)
     t, total = overlap, h + w
@@ -77,18 +117,18 @@ def gaussian_radius(height: ArrayLike, width: ArrayLike, overlap: float, rule: s
 
 
 def draw_gaussians(
-    heatmap: Tensor, image_index: Tensor, labels: Tensor, cells: Tensor, spread: Spread, divisor: float = DIVISOR
+    heatmap: Tensor, image_index: Tensor, labels: Tensor, cells: Tensor, spread: Spread, divisor: float
 ) -> Tensor:
-    """Draw N Gaussians into a batch of heatmaps, where they overlap the greater (section 3.2).
+    """Draw N Gaussians into a batch of heatmaps; where they overlap, the maximum counts (Section 3.2).
 
     Args:
-        heatmap: (B, C, h, w) float32, dense in any memory format, to draw into.
+        heatmap: (B, C, h, w) float32, dense in any memory format. It is changed.
         image_index, labels: (N,) int64, image and class of each object.
         cells: (N, 2) int64, x and y of the cell in which its Gaussian is 1; inside the map.
-        spread: their radii; the standard deviation is (2 radius + 1) / divisor.
+        spread: radii of the Gaussians. divisor: their standard deviations are (2 radius + 1) / divisor.
 
-    Returns the heatmap. (The released code also zeroes values below the machine's epsilon; within the window none comes
-    near it.)
+    Returns the heatmap. (The released code also zeroes values below the machine's epsilon. No value inside the window is
+    that small.)
     """
     height, width = heatmap.shape[2:]
     of_image, of_class, of_row, of_column = heatmap.stride()
@@ -110,8 +150,8 @@ def draw_gaussians(
     return heatmap
 
 
-def penalty_spread(boxes: Tensor, input_size: Size, output_size: Size, penalty: Penalty) -> Spread:
-    """The Gaussians of boxes (N, 4), in input pixels. Their size in cells is rounded up, the radius down."""
+def penalty_spread(boxes: Tensor, input_size: Size, output_size: Size, penalty: PenaltyOptions) -> Spread:
+    """The Gaussians of boxes (N, 4) in input pixels. Box sizes in cells are rounded up, radii are rounded down."""
     if penalty.kind == "object":
         (in_h, in_w), (out_h, out_w) = input_size, output_size
         width = ((boxes[:, 2] - boxes[:, 0]) * (out_w / in_w)).ceil().long().clamp(0, out_w)
@@ -126,51 +166,35 @@ def penalty_spread(boxes: Tensor, input_size: Size, output_size: Size, penalty: 
 
 @lru_cache
 def _radius_table(size: Size, overlap: float, rule: str, device: torch.device) -> tuple[Tensor, int]:
-    """Radii (h + 1, w + 1) int64, rounded down, of boxes of 0 to h times 0 to w cells, and the greatest."""
+    """Radii (h + 1, w + 1) int64, rounded down, of boxes of 0 to h times 0 to w cells, and the largest radius."""
     radii = gaussian_radius(*np.indices((size[0] + 1, size[1] + 1)), overlap, rule).clamp(min=0).long()
     return radii.to(device), int(radii.max())
 
 
-# Where each kind of keypoint lies in boxes (N, 4): (N, 2), x and y.
-POINTS = {
-    "top_left": lambda boxes: boxes[:, :2],
-    "bottom_right": lambda boxes: boxes[:, 2:],
-    "center": lambda boxes: (boxes[:, :2] + boxes[:, 2:]) / 2,
-}
-CORNERS = ("top_left", "bottom_right")
-
-
 def box_targets(
     keypoints: Sequence[str],
-    boxes: Tensor,
-    labels: Tensor,
-    image_index: Tensor,
-    batch: int,
-    classes: int,
-    input_size: Size,
-    output_size: Size,
-    penalty: Penalty,
+    objects: BatchObjects,
+    grid: Grid,
+    penalty: PenaltyOptions,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> dict[str, KeypointTargets]:
-    """Targets of each of the `keypoints` (names in POINTS) of a batch, on the device of its boxes; the host waits for
-    nothing.
+    """Targets of each kind of keypoint, on the device of the boxes. The host waits for no result.
 
     Args:
-        boxes: (N, 4) float64, x1, y1, x2, y2 in input pixels, of all images together.
-        labels, image_index: (N,) int64, class and image of each box.
-        batch, classes: how many images and classes there are.
-        memory_format: of the heatmaps; best that of the network's, with which the loss compares them.
+        keypoints: names in PLACES.
+        memory_format: of the heatmaps. The network's own is best, since the loss compares the two.
     """
-    (in_h, in_w), (height, width) = input_size, output_size
-    spread = penalty_spread(boxes, input_size, output_size, penalty)
+    (in_h, in_w), (height, width) = grid.input_size, grid.output_size
+    spread = penalty_spread(objects.boxes, grid.input_size, grid.output_size, penalty)
+    shape, device = (grid.images, grid.classes, height, width), objects.boxes.device
     targets = {}
     for name in keypoints:
-        points = POINTS[name](boxes)
+        place = PLACES[name]
+        points = place.locate(objects.boxes)
         exact = torch.stack([points[:, 0] * (width / in_w), points[:, 1] * (height / in_h)], 1)
         x, y = (exact[:, axis].long().clamp(0, limit - 1) for axis, limit in ((0, width), (1, height)))
         cells = torch.stack([x, y], 1)
-        divisor = penalty.center_divisor if name == "center" else DIVISOR
-        heatmap = torch.empty((batch, classes, height, width), device=boxes.device, memory_format=memory_format).zero_()
-        draw_gaussians(heatmap, image_index, labels, cells, spread, divisor)
+        heatmap = torch.empty(shape, device=device, memory_format=memory_format).zero_()
+        draw_gaussians(heatmap, objects.image_index, objects.labels, cells, spread, place.divisor(penalty))
         targets[name] = KeypointTargets(heatmap, y * width + x, exact - cells)
     return targets

@@ -1,4 +1,4 @@
-"""Annotation in place of prediction: the maps that a perfect network would predict (CornerNet, Section 4.4.6)."""
+"""Ground truth in place of predictions: the maps that a perfect network predicts (CornerNet, Section 4.4.6)."""
 
 from __future__ import annotations
 
@@ -7,33 +7,28 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import torch
 
-from models.cornernet import CORNERS, KeypointMaps, Predictions
-from sample import KeypointTargets, Penalty, box_targets
+from models.keypoints import CORNERS, KeypointMaps, Predictions
+from sample.targets import BatchObjects, Grid, KeypointTargets, PenaltyOptions, box_targets
 
-MAPS = ("heatmaps", "offsets", "embeddings")  # what of the corners' maps can be replaced
-CENTERS = "centers"  # and in CenterNet, not as maps but as the list that the center test takes
-SPACING = 100.0  # between the embeddings of two objects: far above any test.embedding_distance
-
-
-def keypoint_of(name: str) -> str:
-    """The kind of keypoint that a network must predict for `name`, of MAPS or CENTERS, to replace something."""
-    return "center" if name == CENTERS else next(iter(CORNERS))
+MAPS = ("heatmaps", "offsets", "embeddings")  # maps of the corners that can be replaced
+SPACING = 100.0  # distance between the embeddings of two objects: far above any test.embedding_distance
 
 
 def true_maps(
     maps: Predictions, boxes: np.ndarray, labels: np.ndarray, canvas: tuple[int, int], names: Collection[str]
 ) -> Predictions:
-    """Predictions whose corners have of their maps those in `names` (of MAPS) from the annotation.
+    """The predictions, with those maps of the corners that are in `names` (of MAPS) taken from the annotation.
 
     Cells and offsets are those of the training targets.
 
     heatmaps: score 1 in the cell of a corner and 0 elsewhere (logits of plus and minus infinity).
-    offsets: in the cells of the annotated corners; elsewhere there is no true one, and the predicted stays.
-    embeddings: SPACING times the number of the object's group. Every object is a group of its own, but for those that
-        share the cell of a corner, which can have but one embedding. A cell has that of the corner nearest to it, so
-        that corners predicted beside their cell are grouped too.
+    offsets: in the cells of annotated corners. Elsewhere there is no true offset, and the predicted one stays.
+    embeddings: SPACING times the number of the object's group. Each object is a group of its own, except that objects
+        that share the cell of a corner, which has one embedding, are one group. Every cell has the embedding of the
+        corner nearest to it, so that corners predicted beside their cell are grouped too.
 
-    Where corners share a cell, the first of the objects has its offset, and the nearest is the first of those as near.
+    Where corners share a cell, it has the offset of the first object. Of corners at equal distance, the first counts as
+    nearest.
 
     Args:
         maps: of the image and, if B is 2, of its mirror image.
@@ -42,21 +37,20 @@ def true_maps(
     """
     if not set(names) & set(MAPS):
         return maps
-    batch, classes, *size = maps["top_left"].heatmap.shape
+    batch, classes, *size = maps[CORNERS[0]].heatmap.shape
     views = [boxes, mirrored(boxes, canvas[1])][:batch]
     image = torch.arange(batch).repeat_interleave(len(boxes))  # (B * n,)
-    every_label = torch.from_numpy(labels).repeat(batch)
-    where = (torch.from_numpy(np.concatenate(views)), every_label, image, batch, classes, canvas, size)
-    targets = box_targets(CORNERS, *where, Penalty(kind="none"))  # on the CPU: few numbers
+    objects = BatchObjects(torch.from_numpy(np.concatenate(views)), torch.from_numpy(labels).repeat(batch), image)
+    grid = Grid(batch, classes, canvas, tuple(size))
+    targets = box_targets(CORNERS, objects, grid, PenaltyOptions(kind="none"))  # on the CPU: few numbers
     groups = shared_groups([image * size[0] * size[1] + target.cells for target in targets.values()])
     return maps | {name: _replace(maps[name], target, image, groups, names) for name, target in targets.items()}
 
 
 def shared_groups(cells: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The group of each of N objects, numbered by its first object: (N,) int64. Two that have a cell in common are in
-    one group.
+    """The group of each of N objects, numbered by its first object: (N,) int64.
 
-    cells: by kind of corner, the objects' cells (N,).
+    Objects that have a cell in common are in one group. cells: for each kind of corner, the cells (N,) of the objects.
     """
     group = torch.arange(len(cells[0]))
     places = [kind.unique(return_inverse=True)[1] for kind in cells]
@@ -69,7 +63,7 @@ def shared_groups(cells: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def mirrored(boxes: np.ndarray, width: int) -> np.ndarray:
-    """Boxes (n, 4) as decoding undoes the mirror: x -> width - x. (Training mirrors pixels: x -> width - x - 1.)"""
+    """Boxes (n, 4) mirrored as decoding undoes it: x -> width - x. (Training mirrors pixels: x -> width - x - 1.)"""
     x1, y1, x2, y2 = boxes.T
     return np.stack([width - x2, y1, width - x1, y2], 1)
 
@@ -77,7 +71,7 @@ def mirrored(boxes: np.ndarray, width: int) -> np.ndarray:
 def _replace(
     maps: KeypointMaps, target: KeypointTargets, image: torch.Tensor, groups: torch.Tensor, names: Collection[str]
 ) -> KeypointMaps:
-    """The maps of one kind of corner; image, groups: (N,) which view each of the objects is in, and its group."""
+    """The maps of one kind of corner. image, groups: (N,), the view of each object, and its group."""
     heatmap, embedding, offset = maps
     batch, _, height, width = heatmap.shape
     if "heatmaps" in names:
@@ -88,13 +82,13 @@ def _replace(
     x, y = target.cells % width, target.cells // width  # (N,)
     x_distance = (torch.arange(width) - x.view(batch, count, 1, 1)) ** 2  # (B, n, 1, w)
     y_distance = (torch.arange(height)[:, None] - y.view(batch, count, 1, 1)) ** 2  # (B, n, h, 1)
-    # The object's number as the last digit: the first of those as near.
+    # The number of the object breaks ties: the first of those at equal distance.
     nearest = ((x_distance + y_distance) * count + torch.arange(count).view(count, 1, 1)).argmin(1)  # (B, h, w)
     if "embeddings" in names:
         number = groups.view(batch, count).gather(1, nearest.flatten(1)).view_as(nearest)
         embedding = (number * SPACING)[:, None].to(embedding.device, torch.float32)
     if "offsets" in names:
-        owner = nearest[image, y, x]  # (N,): the object whose offset the cell has
+        owner = nearest[image, y, x]  # (N,): the object that the cell's offset is from
         true = target.offsets.view(batch, count, 2)[image, owner]
         offset = offset.clone()
         offset[image, :, y, x] = true.to(offset)

@@ -1,0 +1,149 @@
+"""The interface of a detector family, and the values that pass through it.
+
+To add a family, write a class with this interface and add it to FAMILIES in nnet/families/__init__.py. Its options become
+the config's `model:` section.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.decode import Detections
+from nnet.families.options import DetectionOptions
+from nnet.families.placement import Placement, boxes_from_cells
+from sample.batch import Batch
+
+REJECTED = -1  # score of a box that is not a detection
+
+
+class Objects(NamedTuple):
+    """The annotated objects of an image."""
+
+    boxes: np.ndarray  # (n, 4) float64, x1, y1, x2, y2 in pixels
+    labels: np.ndarray  # (n,) int64 class numbers
+
+
+class View(NamedTuple):
+    """What the network predicts for an image at one scale."""
+
+    scale: float
+    placement: Placement
+    maps: Any  # predictions of the last stack, for a batch of the image and, with test.mirror, its mirror image
+    truth: frozenset[str] = frozenset()  # names of the predictions that the annotation replaces
+    objects: Objects | None = None  # the annotation, where `truth` needs it
+
+
+class Candidates(NamedTuple):
+    """Boxes of an image before suppression."""
+
+    boxes: np.ndarray  # (n, 4) float32, x1, y1, x2, y2 in pixels of the image
+    scores: np.ndarray  # (n,) float32
+    labels: np.ndarray  # (n,) int64 class numbers
+    corner_scores: np.ndarray | None  # (n, 2) float32, top-left, bottom-right; None: not made of corners
+
+    def take(self, which: np.ndarray) -> Candidates:
+        """The candidates at these indices, or where this mask is true."""
+        return Candidates(*(None if values is None else values[which] for values in self))
+
+    @staticmethod
+    def join(parts: Sequence[Candidates]) -> Candidates:
+        """All candidates of the parts, in order."""
+        columns = zip(*parts, strict=True)
+        return Candidates(*(None if values[0] is None else np.concatenate(values) for values in columns))
+
+
+class Points(NamedTuple):
+    """Keypoints in an image."""
+
+    points: np.ndarray  # (m, 2) float32, x, y in pixels
+    labels: np.ndarray  # (m,) int64 class numbers
+    scores: np.ndarray  # (m,) float32
+
+
+class Evidence(NamedTuple):
+    """Which boxes a family kept and removed, and the keypoints that decided, for pictures."""
+
+    kept: Candidates
+    removed: Candidates
+    centers: Points
+    match: str  # test.center_match
+
+
+class Family(ABC):
+    """A kind of detector: network, loss and decoding.
+
+    Attributes:
+        Options: frozen dataclass of the config's `model:` section. Its first field, `detector`, is the family's name.
+        Terms: NamedTuple of the loss terms. The first, `loss`, is minimised. The names are those of the log.
+        truths: names of the predictions that the annotation can replace in analyses.
+        network: maps images (B, 3, H, W) to predictions per stack, see KeypointNetwork.forward. It states `keypoints`,
+            `stride`, `divisor` and `recomputed`.
+        classes: number of classes.
+    """
+
+    Options: ClassVar[type]
+    Terms: ClassVar[type]
+    truths: ClassVar[tuple[str, ...]] = ()
+    network: nn.Module
+    classes: int
+
+    @abstractmethod
+    def loss(
+        self, outputs: Sequence[Any], batch: Batch, memory_format: torch.memory_format = torch.contiguous_format
+    ) -> tuple:
+        """The loss terms of a batch, as `Terms` of tensors (stacks,).
+
+        Args:
+            outputs: predictions of each stack.
+            batch: on the device of the outputs.
+            memory_format: that of the predictions.
+        """
+
+    @abstractmethod
+    def propose(self, views: Iterator[View], options: DetectionOptions) -> Candidates:
+        """Boxes of an image, of all its views. Rejected boxes have the score REJECTED."""
+
+    def heatmaps(self, maps: Any) -> dict[str, Tensor]:
+        """Heatmaps (B, classes, h, w) of the predictions of one stack, as logits, by kind of keypoint."""
+        return {}
+
+    def corners(self, view: View, options: DetectionOptions) -> dict[str, Points]:
+        """The best corners of an image by kind of corner, without those of its mirror image."""
+        return {}
+
+    def targets(self, boxes: Tensor, labels: Tensor, placement: Placement) -> dict[str, Tensor]:
+        """Target heatmaps (classes, h, w) of an image by kind of keypoint; boxes (n, 4) in pixels of the canvas."""
+        return {}
+
+    def substitute(self, view: View) -> View:
+        """The view with the predictions in `view.truth` replaced by the annotation."""
+        raise ValueError(f"{', '.join(sorted(view.truth))} in place of predictions: the network does not predict them")
+
+    def evidence(self, views: Iterator[View], options: DetectionOptions) -> Evidence | None:
+        """How the boxes of an image were chosen. None: without a test of their own."""
+        return None
+
+
+def to_host(found: NamedTuple) -> NamedTuple:
+    """The tensors (B, n) or (B, n, k) of a named tuple as float32 arrays, copied from the device all at once."""
+    columns = [None if v is None else v.reshape(*v.shape[:2], -1).to(torch.float32) for v in found]
+    present = [column for column in columns if column is not None]
+    rows = torch.cat(present, 2).cpu().numpy()
+    ends = np.cumsum([column.shape[2] for column in present])[:-1]
+    parts = iter(np.split(rows, ends, 2))
+    arrays = [None if v is None else next(parts).reshape(v.shape) for v in found]
+    return type(found)(*arrays)
+
+
+def candidates_from_cells(found: Detections, placement: Placement, outside: float = 0.0) -> Candidates:
+    """Detections (B, n) in cells, as arrays, as the candidates of an image. See boxes_from_cells."""
+    boxes, far = boxes_from_cells(found.boxes, placement, outside)
+    scores = np.where(far, np.float32(REJECTED), found.scores.reshape(-1))
+    corner_scores = None if found.corner_scores is None else found.corner_scores.reshape(-1, 2)
+    return Candidates(boxes, scores, found.labels.reshape(-1).astype(np.int64), corner_scores)

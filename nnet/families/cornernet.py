@@ -1,0 +1,102 @@
+"""CornerNet as a family: pairs of corners (Law & Deng, IJCV 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.cornernet import CornerNetOptions, cornernet
+from models.decode import decode_corners, decode_points
+from models.keypoints import CORNERS, KeypointMaps, KeypointNetwork, Predictions
+from models.losses import LossOptions, LossTerms, stack_loss
+from nnet.families.base import REJECTED, Candidates, Family, Points, View, candidates_from_cells, to_host
+from nnet.families.ground_truth import MAPS, true_maps
+from nnet.families.options import DetectionOptions
+from nnet.families.placement import Placement, from_cells, to_canvas
+from sample.batch import Batch
+from sample.targets import BatchObjects, Grid, PenaltyOptions, box_targets
+
+
+class CornerNet(Family):
+    """Heatmaps, embeddings and offsets of two corners per object, which are paired by their embeddings."""
+
+    Options = CornerNetOptions
+    Terms = LossTerms
+    truths = MAPS
+
+    def __init__(self, classes: int, options: CornerNetOptions, penalty: PenaltyOptions, weights: LossOptions):
+        self.network = self.build(classes, options)
+        self.classes = classes
+        self.penalty = penalty
+        self.weights = weights
+
+    def build(self, classes: int, options: CornerNetOptions) -> KeypointNetwork:
+        """The network, with fresh weights."""
+        return cornernet(classes, options)
+
+    def loss(
+        self,
+        outputs: Sequence[Predictions],
+        batch: Batch,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> LossTerms:
+        images, _, *size = batch.images.shape
+        cells = tuple(next(iter(outputs[0].values())).heatmap.shape[-2:])
+        grid = Grid(images, self.classes, tuple(size), cells)
+        targets = box_targets(self.network.keypoints, batch.objects, grid, self.penalty, memory_format)
+        stacks = [stack_loss(maps, targets, batch.objects.image_index, self.weights) for maps in outputs]
+        return LossTerms(*(torch.stack(values) for values in zip(*stacks, strict=True)))
+
+    def propose(self, views: Iterator[View], options: DetectionOptions) -> Candidates:
+        return Candidates.join([self.pairs(view, options) for view in views])
+
+    def pairs(self, view: View, options: DetectionOptions) -> Candidates:
+        """The best pairs of corners of one view."""
+        top_left, bottom_right = (view.maps[name] for name in CORNERS)
+        found = to_host(
+            decode_corners(
+                top_left,
+                bottom_right,
+                options.corners,
+                options.pairs,
+                options.nms_kernel,
+                options.embedding_distance,
+            )
+        )
+        if "heatmaps" in view.truth:  # cells without a corner fill up the best cells, but make no boxes
+            without = (found.corner_scores == 0).any(-1)
+            found = found._replace(scores=np.where(without, np.float32(REJECTED), found.scores))
+        return candidates_from_cells(found, view.placement, options.outside)
+
+    def heatmaps(self, maps: Predictions) -> dict[str, Tensor]:
+        return {name: m.heatmap for name, m in maps.items()}
+
+    def corners(self, view: View, options: DetectionOptions) -> dict[str, Points]:
+        found = {}
+        for name in CORNERS:
+            image = KeypointMaps(*(None if m is None else m[:1] for m in view.maps[name]))  # without the mirror image
+            points = find_points(image, view.placement, options.corners, options.nms_kernel)
+            peaks = points.scores > 0  # an image may have fewer local maxima than corners were asked for
+            found[name] = Points(points.points[peaks], points.labels[peaks], points.scores[peaks])
+        return found
+
+    def targets(self, boxes: Tensor, labels: Tensor, placement: Placement) -> dict[str, Tensor]:
+        objects = BatchObjects(boxes, labels, torch.zeros(len(boxes), dtype=torch.int64))
+        grid = Grid(1, self.classes, placement.canvas, placement.cells)
+        targets = box_targets(self.network.keypoints, objects, grid, self.penalty)
+        return {name: target.heatmap[0] for name, target in targets.items()}
+
+    def substitute(self, view: View) -> View:
+        boxes = to_canvas(view.objects.boxes, view.placement)
+        return view._replace(maps=true_maps(view.maps, boxes, view.objects.labels, view.placement.canvas, view.truth))
+
+
+def find_points(maps: KeypointMaps, placement: Placement, k: int, kernel: int) -> Points:
+    """The k best keypoints of an image, and behind them those of its mirror image if the maps have them."""
+    found = to_host(decode_points(maps, k, kernel))
+    points = from_cells(np.stack([found.x, found.y], 2), placement)
+    points = points / np.array(placement.scale[::-1], points.dtype)
+    return Points(points, found.labels.reshape(-1).astype(np.int64), found.scores.reshape(-1))

@@ -1,0 +1,88 @@
+"""The training samples of a split: reading, augmentation, and unreadable images."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from db import AnnotationIndex, DataError, UnreadableImage, read_image
+from sample.augment import AugmentOptions, Sample, augmentations
+from sample.geometry import Size
+
+Key = tuple[int, int]  # epoch, position of the image in the index
+
+UNREADABLE_IN_A_ROW = 10  # this many consecutive unreadable images end the run
+
+
+class Unreadable(NamedTuple):
+    """An image that could not be used, and the reason."""
+
+    path: str
+    reason: str
+
+
+class TrainingSample(NamedTuple):
+    """A sample, and which images it is and stands in for."""
+
+    sample: Sample
+    image_id: int
+    unreadable: list[Unreadable]  # the unreadable images that this one replaces
+
+
+class TrainingSet(Dataset):
+    """Training samples by key (epoch, i), where i is a position in the index.
+
+    A sample depends on (seed, epoch, i) and nothing else. An unreadable image is replaced by the next readable one of the
+    index, and reported in the sample.
+
+    Args:
+        input_size: (height, width) of the samples in pixels.
+        augment: None: the whole image, the same in every epoch.
+
+    Raises:
+        DataError: on access, when 10 consecutive images (or all there are) cannot be read.
+    """
+
+    def __init__(self, index: AnnotationIndex, input_size: Size, augment: AugmentOptions | None, seed: int) -> None:
+        self.index = index
+        self.augmentations = augmentations(augment, tuple(input_size))
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: Key) -> TrainingSample:
+        epoch, first = key
+        unreadable = []
+        for step in range(min(UNREADABLE_IN_A_ROW, len(self))):
+            i = (first + step) % len(self)
+            try:
+                image = read_image(self.index.path(i), tuple(self.index.sizes[i].tolist()))
+            except UnreadableImage as error:
+                unreadable.append(Unreadable(error.path, error.reason))
+            else:
+                return TrainingSample(self._augment(epoch, i, image), int(self.index.image_ids[i]), unreadable)
+        path, reason = unreadable[0]
+        raise DataError(
+            f"{path}: {reason}. The next {len(unreadable) - 1} images of the index cannot be read either: "
+            "check the image folder."
+        )
+
+    def __getitems__(self, keys: list[Key]) -> list[TrainingSample] | DataError:
+        """What the DataLoader calls.
+
+        An error is returned as a value: raised in a worker, it would arrive as the text of a traceback.
+        """
+        try:
+            return [self[key] for key in keys]
+        except DataError as error:
+            return error
+
+    def _augment(self, epoch: int, i: int, image: np.ndarray) -> Sample:
+        sample = Sample(image, *self.index.annotations(i))
+        rng = np.random.default_rng((self.seed, epoch, i))
+        for augmentation in self.augmentations:
+            sample = augmentation(sample, rng)
+        return sample
