@@ -108,7 +108,8 @@ def anchors(size: tuple[int, int], levels: int, finest: int, device: torch.devic
     sizes = tuple(tuple(int(4 * s * 2 ** (third / 3)) for third in range(3)) for s in strides)
     generator = torchvision("models.detection.anchor_utils").AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * levels)
     generator.set_cell_anchors(torch.float32, torch.device(device))
-    # Its forward() takes size // cells as the stride, which is too small where the size is not a multiple of the stride.
+    # Its forward() takes size // cells as the stride, which is too small where the size is not a multiple of the
+    # stride.
     return generator.grid_anchors([[-(-n // s) for n in size] for s in strides], [(s, s) for s in strides])
 
 

@@ -15,7 +15,7 @@ from models.fpn import ResNetFPN
 from models.hourglass import StackedHourglass
 
 BACKBONES = (StackedHourglass, ResNetFPN)
-BackboneOptions = Union[tuple(kind.Options for kind in BACKBONES)]  # noqa: UP007: made from the list
+BackboneOptions = Union[tuple(kind.Options for kind in BACKBONES)]  # noqa: UP007 - made from the list
 
 
 def build_backbone(options: BackboneOptions) -> nn.Module:

@@ -21,8 +21,8 @@ class CornerNetOptions:
     """CornerNet's network: the config's `model:` section with `detector: cornernet`."""
 
     detector: Literal["cornernet"] = "cornernet"
-    """What is built. cornernet: pairs of corners. centernet: pairs of corners with a center. anchors: RetinaNet's anchor
-    boxes on the hourglasses."""
+    """What is built. cornernet: pairs of corners. centernet: pairs of corners with a center. anchors: RetinaNet's
+    anchor boxes on the hourglasses."""
     backbone: BackboneOptions = field(default_factory=HourglassOptions)
     """Network that computes the features."""
     pool_width: PositiveInt = 128
@@ -32,7 +32,8 @@ class CornerNetOptions:
     head: Literal[tuple(HEADS)] = "conv3x3"
     """First convolution of the heads: a name in models.layers.HEADS."""
     extra_keypoints: tuple[Literal[tuple(KINDS)], ...] = ()
-    """Further kinds of keypoint to predict and supervise: names in models.keypoints.KINDS. Boxes do not depend on them."""
+    """Further kinds of keypoint to predict and supervise: names in models.keypoints.KINDS. Boxes do not depend on
+    them."""
     bn_init: Literal["uniform", "ones"] = "uniform"
     """Initial BatchNorm weights: U(0, 1), which was PyTorch's default in 2018, or 1."""
 

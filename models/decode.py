@@ -70,16 +70,16 @@ def peaks(scores: Tensor, kernel: int) -> Tensor:
 def top_keypoints(heatmap: Tensor, k: int, kernel: int = 3) -> Keypoints:
     """The k best local maxima over all classes of heatmap (B, classes, h, w) float32 with scores in 0..1.
 
-    There are fewer where the heatmap has fewer cells. Ties go by class, then y, then x. A cell is a maximum when no cell
-    of the surrounding kernel x kernel square is higher. x, y: without offsets.
+    There are fewer where the heatmap has fewer cells. Ties go by class, then y, then x. A cell is a maximum when no
+    cell of the surrounding kernel x kernel square is higher. x, y: without offsets.
     """
     batch, classes, height, width = heatmap.shape
     heatmap = heatmap.detach().contiguous()
     # On the CPU, a few classes at a time, which stay in its cache
     step = classes if heatmap.is_cuda else max(1, CACHED // max(1, batch * height * width))
     best_of_row = torch.cat([peaks(part, kernel).amax(3) for part in heatmap.split(step, 1)], 1)  # (B, classes, h)
-    # The k best cells lie in the k rows whose best cells are highest: for any other row there are k cells that are better,
-    # or as good and before it. The rows keep their order, so ties have the order of the whole maps.
+    # The k best cells lie in the k rows whose best cells are highest: for any other row there are k cells that are
+    # better, or as good and before it. The rows keep their order, so ties have the order of the whole maps.
     rows = best(best_of_row.flatten(1), k)[1].sort().values  # (B, k)
     labels, y = rows // height, rows % height
     image = torch.arange(batch, device=rows.device)[:, None]

@@ -120,8 +120,8 @@ class StackedHourglass(nn.Module):
 
     Args:
         pyramid: return for each stack a list of the inner levels' features instead, at strides 2, 4, ... times the
-            backbone's, (B, widths[i], ceil(H / stride_i), ceil(W / stride_i)) for i = 1, 2, ... The layers that make the
-            last hourglass's own output are left out, since nothing uses it.
+            backbone's, (B, widths[i], ceil(H / stride_i), ceil(W / stride_i)) for i = 1, 2, ... The layers that make
+            the last hourglass's own output are left out, since nothing uses it.
 
     Attributes:
         stride: pixels of the image per cell of the features.

@@ -34,8 +34,8 @@ class TrainingSample(NamedTuple):
 class TrainingSet(Dataset):
     """Training samples by key (epoch, i), where i is a position in the index.
 
-    A sample depends on (seed, epoch, i) and nothing else. An unreadable image is replaced by the next readable one of the
-    index, and reported in the sample.
+    A sample depends on (seed, epoch, i) and nothing else. An unreadable image is replaced by the next readable one of
+    the index, and reported in the sample.
 
     Args:
         input_size: (height, width) of the samples in pixels.

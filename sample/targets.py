@@ -27,8 +27,8 @@ class PenaltyOptions:
     """Penalty reduction around a ground-truth keypoint (Section 3.2, ablated in Section 4.4.3): `penalty:`."""
 
     kind: Literal["object", "fixed", "none"] = "object"
-    """Radius of the Gaussian around a keypoint. object: from the size of the object. fixed: the same for all. none: one-hot
-    heatmaps."""
+    """Radius of the Gaussian around a keypoint. object: from the size of the object. fixed: the same for all. none:
+    one-hot heatmaps."""
     overlap: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """kind object: IoU with the ground-truth box that a pair of corners within the radius keeps."""
     radius: NonNegativeFloat = 2.5
@@ -91,10 +91,11 @@ class KeypointTargets(NamedTuple):
 
 
 def gaussian_radius(height: ArrayLike, width: ArrayLike, overlap: float, rule: str = "cornernet") -> Tensor:
-    """Distance that both corners of a height x width box may move for its IoU to stay at `overlap`: float64, not rounded.
+    """Distance that both corners of a height x width box may move for its IoU to stay at `overlap`: float64, not
+    rounded.
 
-    The smallest of three cases: both corners move outside the box, both inside, or one each way. The rule "centernet" is
-    that of CenterNet's release, which takes the other root in the first two cases and divides by 2 in all of them.
+    The smallest of three cases: both corners move outside the box, both inside, or one each way. The rule "centernet"
+    is that of CenterNet's release, which takes the other root in the first two cases and divides by 2 in all of them.
 
     The order of operations is that of the released code, and square roots are NumPy's, which are correctly rounded
     (torch's are not). Many radii are whole numbers (12 x 15 cells at 0.3: exactly 3) that are rounded down later; an
@@ -127,8 +128,8 @@ def draw_gaussians(
         cells: (N, 2) int64, x and y of the cell in which its Gaussian is 1; inside the map.
         spread: radii of the Gaussians. divisor: their standard deviations are (2 radius + 1) / divisor.
 
-    Returns the heatmap. (The released code also zeroes values below the machine's epsilon. No value inside the window is
-    that small.)
+    Returns the heatmap. (The released code also zeroes values below the machine's epsilon. No value inside the window
+    is that small.)
     """
     height, width = heatmap.shape[2:]
     of_image, of_class, of_row, of_column = heatmap.stride()

@@ -15,7 +15,7 @@ from nnet.families.cornernet import CornerNet
 from sample.targets import PenaltyOptions
 
 FAMILIES = (CornerNet, CenterNet, Anchors)
-ModelOptions = Union[tuple(family.Options for family in FAMILIES)]  # noqa: UP007: made from the list
+ModelOptions = Union[tuple(family.Options for family in FAMILIES)]  # noqa: UP007 - made from the list
 
 
 def build_family(classes: int, model: ModelOptions, penalty: PenaltyOptions, loss: LossOptions) -> Family:

@@ -1,7 +1,7 @@
 """The interface of a detector family, and the values that pass through it.
 
-To add a family, write a class with this interface and add it to FAMILIES in nnet/families/__init__.py. Its options become
-the config's `model:` section.
+To add a family, write a class with this interface and add it to FAMILIES in nnet/families/__init__.py. Its options
+become the config's `model:` section.
 """
 
 from __future__ import annotations

@@ -28,12 +28,12 @@ class DetectionOptions:
     centers: PositiveInt = 70
     """model.detector centernet: number of best centers per image, and as many of its mirror image."""
     center_match: Literal["first", "best"] = "first"
-    """model.detector centernet: which of several centers inside its central region gives a box its score. first: the first
-    of the image, then of its mirror image, as published. best: the one with the highest score (the paper does not say
-    which)."""
+    """model.detector centernet: which of several centers inside its central region gives a box its score. first: the
+    first of the image, then of its mirror image, as published. best: the one with the highest score (the paper does not
+    say which)."""
     center_scales: Literal["one", "all"] = "one"
-    """model.detector centernet: scales whose centers are used. one: only the scale next to 1, as published. all: every scale
-    (the paper does not say)."""
+    """model.detector centernet: scales whose centers are used. one: only the scale next to 1, as published. all: every
+    scale (the paper does not say)."""
     outside: NonNegativeFloat = 0.0
     """Boxes that reach this many pixels of the resized image, or more, outside it are dropped. 0: none are."""
     nms_kernel: Annotated[int, Field(gt=0)] = 3

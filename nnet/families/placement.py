@@ -35,8 +35,8 @@ def place_original(height: int, width: int, scale: float, stride: int, divisor: 
 def paste(image: np.ndarray, placement: Placement) -> np.ndarray:
     """The canvas of an image (H, W, 3) uint8, placed by place_original.
 
-    As in the released code, which halves sizes by integer division, an image as high (wide) as its canvas loses its last
-    row (column).
+    As in the released code, which halves sizes by integer division, an image as high (wide) as its canvas loses its
+    last row (column).
     """
     height, width = placement.size
     return place(cv2.resize(image, (width, height)), width // 2, height // 2, placement.canvas)[0]
@@ -78,8 +78,8 @@ def boxes_from_cells(boxes: np.ndarray, placement: Placement, outside: float = 0
     They are clipped to the resized image before its scale is undone. If B is 2, the second row is of the mirror image.
 
     Returns:
-        The boxes, and (B * n,) bool: whether a box reaches `outside` or more pixels of the resized image outside it. With
-        outside=0, none does.
+        The boxes, and (B * n,) bool: whether a box reaches `outside` or more pixels of the resized image outside it.
+        With outside=0, none does.
     """
     first, last = from_cells(boxes[..., :2], placement), from_cells(boxes[..., 2:], placement)
     mirrored = slice(boxes.shape[1], None)  # left and right have changed places
@@ -95,7 +95,8 @@ def boxes_from_cells(boxes: np.ndarray, placement: Placement, outside: float = 0
 
 
 def scores_on_image(scores: np.ndarray, placement: Placement, size: Size) -> np.ndarray:
-    """Scores (h, w) of the cells of a canvas -> scores of the pixels of an image of this (height, width): (H, W) float32."""
+    """Scores (h, w) of the cells of a canvas -> scores of the pixels of an image of this (height, width): (H, W)
+    float32."""
     canvas = cv2.resize(scores, placement.canvas[::-1])
     top, left = (round(b) for b in placement.border)
     height, width = (max(1, round(n)) for n in placement.size)

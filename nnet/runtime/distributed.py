@@ -1,4 +1,4 @@
-"""One training run over several processes, one per GPU, as torchrun starts them; alone, all of this does nothing."""
+"""The process group of a run, as torchrun starts it: one process per GPU. With one process, all of this does nothing."""
 
 from __future__ import annotations
 
@@ -14,19 +14,29 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from db import DataError
-from nnet.faults import RunError
+from nnet.runtime.errors import RunError
 
 
 class Group:
-    """The processes of this run. Usable as a context, which ends the communication."""
+    """The process group of this run. As a context manager, it ends the communication.
+
+    Attributes:
+        size, rank: number of processes, and the number of this one.
+        device: of this process.
+    """
 
     def __init__(self, device: torch.device, timeout: float = 600):
-        """Join the other processes, if torchrun has started several; `device` becomes the GPU of this one.
+        """Join the process group, if torchrun has started several processes.
 
-        timeout: seconds after which an exchange that another process does not take part in is an error.
+        Args:
+            device: with several processes on CUDA, the GPU of this process is chosen by its local rank.
+            timeout: seconds after which a collective operation without all processes is an error.
+
+        Raises:
+            DataError: there are more processes than GPUs on this machine.
         """
         self.timeout = timedelta(seconds=timeout)
-        self.meetings, self.told = 0, 0.0
+        self.barriers, self.last_report = 0, 0.0
         self.size = int(os.environ.get("WORLD_SIZE", 1))
         self.rank = int(os.environ.get("RANK", 0))
         self.device = device
@@ -37,26 +47,32 @@ class Group:
                 if here > torch.cuda.device_count():
                     raise DataError(
                         f"{here} processes for the {torch.cuda.device_count()} GPUs of this machine: start one per GPU "
-                        "(torchrun --nproc_per_node), or use train.device=cpu"
+                        "(torchrun --nproc_per_node), or use runtime.device=cpu"
                     )
                 self.device = torch.device("cuda", local)
                 torch.cuda.set_device(self.device)
-            # Of this program's own: a connection serves one call at a time, and those that wait in `meet` wait long.
+            # A connection of its own: a connection serves one call at a time, and `barrier` may wait long.
             store = join(self.timeout)
-            self.store = dist.PrefixStore("meetings", store.clone())
+            self.store = dist.PrefixStore("barriers", store.clone())
             backend = "nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=self.timeout)
-            self.quick = dist.new_group(backend="gloo", timeout=self.timeout)
+            self.cpu_group = dist.new_group(backend="gloo", timeout=self.timeout)
 
     @property
     def first(self) -> bool:
-        """Whether this process logs, validates and saves."""
+        """Whether this is rank 0, which logs, measures and saves."""
         return self.rank == 0
 
     def deal(self, batch: Sequence[int]) -> tuple[list[int], list[int]]:
-        """The micro-batches of an update, and the numbers of those of this process.
+        """The sizes of the micro-batches of an update, and the numbers of those that this process computes.
 
-        They are dealt in turn, the first of all to the first process. A single one is split evenly over the processes.
+        They are dealt round-robin from rank 0. A single micro-batch is split evenly over the processes.
+
+        Args:
+            batch: train.batch.
+
+        Raises:
+            DataError: there are fewer micro-batches, or fewer images, than processes.
         """
         batch = list(batch)
         if len(batch) == 1 and self.size > 1:
@@ -71,95 +87,96 @@ class Group:
         return batch, list(range(self.rank, len(batch), self.size))
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network, averaging its gradients over the processes. Running statistics stay each process's own."""
+        """The network with gradients averaged over the processes. BatchNorm's running statistics are not synchronised."""
         if self.size == 1:
             return network
-        # Of a 1x1 convolution in channels_last: the same numbers under other strides, of which each step would tell.
+        # 1x1 convolutions in channels_last: the same memory under other strides, which every step would warn about.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # its successor is not in torch 2.11
             return DistributedDataParallel(network, broadcast_buffers=False)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum of a tensor over the processes."""
+        """All-reduce: the sum of a tensor over the processes."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
-    def counts(self, *values: int) -> list[int]:
-        """Sums of numbers over the processes; waits for no GPU.
+    def sum_counts(self, *values: int) -> list[int]:
+        """Sums of integers over the processes, on the CPU. Waits for no GPU.
 
-        Before every step, this is what notices a process that has died or hangs, by an error and within the timeout:
-        NCCL's watchdog, which an exchange among GPUs is left to, ends the program instead.
+        Called before every step, it notices a process that has died or hangs: it raises an error within the timeout. A
+        collective operation among GPUs is left to NCCL's watchdog, which ends the program instead.
         """
         if self.size == 1:
             return list(values)
         total = torch.tensor(values)
-        dist.all_reduce(total, group=self.quick)
+        dist.all_reduce(total, group=self.cpu_group)
         return total.tolist()
 
-    def working(self) -> None:
-        """Tell the processes that wait for this one in `meet` that it makes progress. To be called now and then."""
-        if self.size > 1 and time.monotonic() - self.told > min(1, self.timeout.total_seconds() / 4):
-            self.told = time.monotonic()
+    def report_progress(self) -> None:
+        """Tell the processes that wait in `barrier` that this one makes progress. Call it regularly during long work."""
+        if self.size > 1 and time.monotonic() - self.last_report > min(1, self.timeout.total_seconds() / 4):
+            self.last_report = time.monotonic()
             self.store.add(f"progress/{self.rank}", 1)
 
-    def meet(self) -> None:
-        """Wait for all processes, however long one takes that makes progress.
+    def barrier(self) -> None:
+        """Wait for all processes, for as long as those that are missing make progress.
 
-        Raises RunError, naming it, if one has made none for the time of the timeout (at most twice that).
+        Raises:
+            RunError: a process has made no progress for the time of the timeout (at most twice that). It is named.
         """
         if self.size == 1:
             return
-        self.meetings += 1
-        self.store.set(f"{self.meetings}/{self.rank}", "here")
+        self.barriers += 1
+        self.store.set(f"{self.barriers}/{self.rank}", "here")
         missing, before = list(range(self.size)), {}
         while True:
             try:
-                return self.store.wait([f"{self.meetings}/{rank}" for rank in missing], self.timeout)
+                return self.store.wait([f"{self.barriers}/{rank}" for rank in missing], self.timeout)
             except dist.DistStoreError:  # not all are here in time
-                missing = [rank for rank in missing if not self.store.check([f"{self.meetings}/{rank}"])]
+                missing = [rank for rank in missing if not self.store.check([f"{self.barriers}/{rank}"])]
             progress = {rank: self.store.add(f"progress/{rank}", 0) for rank in missing}
             if stuck := [str(rank) for rank in missing if before.get(rank) == progress[rank]]:
                 raise RunError(
                     f"another process of this run has ended or hangs: no progress of process {', '.join(stuck)} for "
-                    f"{self.timeout.total_seconds():.0f} seconds (train.collective_timeout)"
+                    f"{self.timeout.total_seconds():.0f} seconds (runtime.collective_timeout)"
                 )
             before = progress
 
     def share_buffers(self, network: nn.Module) -> None:
-        """Give every process the running statistics of the first, which are the run's."""
+        """Broadcast the running statistics of rank 0, which are the ones that are saved."""
         if self.size > 1:
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)
 
     def share(self, count: int) -> range:
-        """The positions out of `count` that this process works on."""
+        """The positions in range(count) that this process works on."""
         return range(self.rank, count, self.size)
 
     def gather(self, values: list) -> list:
-        """The lists of all processes joined, on the first process; empty on the others. Waits as `meet` does."""
+        """The lists of all processes joined, on rank 0. An empty list on the others. Waits as `barrier` does."""
         if self.size == 1:
             return values
-        self.meet()
+        self.barrier()
         parts = [None] * self.size if self.first else None
-        dist.gather_object(values, parts, group=self.quick)
+        dist.gather_object(values, parts, group=self.cpu_group)
         return sum(parts, []) if self.first else []
 
     def __enter__(self) -> Group:
         return self
 
     def __exit__(self, error: type | None, *_) -> None:
-        if dist.is_initialized() and error is None:  # else the others may not come to it: the program ends as it is
+        if dist.is_initialized() and error is None:  # after an error, other processes may never get here
             dist.destroy_process_group()
 
 
 def join(timeout: timedelta) -> dist.Store:
-    """What the processes find one another by.
+    """The store through which the processes find each other.
 
-    After a restart torchrun offers the same store, where the dead processes' addresses still are, so each attempt has
-    names of its own there. Over several machines the attempts are counted apart; there, torchrun is to be started with
-    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, which makes a new store for each.
+    After a restart, torchrun offers the same store, which still has the addresses of the dead processes. So each attempt
+    uses a prefix of its own. Machines count their attempts separately: with several machines, start torchrun with
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, which makes a new store for each attempt.
     """
     store, _, size = next(dist.rendezvous("env://", timeout=timeout))
     if os.environ.get("LOCAL_WORLD_SIZE") == str(size):

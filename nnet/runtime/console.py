@@ -1,0 +1,39 @@
+"""What a script shows: a progress bar, and log messages above it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+LOGGER = "nnet"  # the loggers of all modules are below this one
+
+
+class ProgressHandler(logging.Handler):
+    """Writes messages above the progress bar: to stdout on rank 0, to stderr on the other ranks."""
+
+    def __init__(self, rank: int):
+        super().__init__()
+        self.rank = rank
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Rank 0 shows all messages, the other ranks warnings only."""
+        return self.rank == 0 or record.levelno >= logging.WARNING
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr if self.rank else sys.stdout)
+
+
+def set_up_logging(rank: int) -> None:
+    """Show the messages of this process. Replaces an earlier set-up."""
+    logger = logging.getLogger(LOGGER)
+    logger.handlers = [ProgressHandler(rank)]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def progress_bar(*args: Any, **options: Any) -> tqdm:
+    """A progress bar. Where stderr is a file, it is updated every 20 seconds only."""
+    return tqdm(*args, dynamic_ncols=True, mininterval=0.2 if sys.stderr.isatty() else 20, **options)
