@@ -1,7 +1,10 @@
-"""What a run leaves to be watched: metrics.jsonl, TensorBoard's files, the progress bar, and curves."""
+"""What a run records: metrics.jsonl, TensorBoard files, the progress bar, and curves."""
+
+from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import sys
@@ -14,34 +17,30 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
-from models.anchors import AnchorTerms
-from models.losses import LossTerms
-from nnet.pictures import Panel, plot_panels
+from nnet.drawing.charts import Panel, plot_panels
+from nnet.runtime.console import progress_bar
+from nnet.training.step import Update
 
-# As they are logged: the total is the loss. Those of keypoints, and of anchors.
-LOSS_TERMS, ANCHOR_TERMS = (("loss", *terms._fields[1:]) for terms in (LossTerms, AnchorTerms))
+logger = logging.getLogger(__name__)
 
-
-def progress_bar(*args: Any, **options: Any) -> tqdm:
-    """A progress bar; a log file, which keeps every line of it, gets one in 20 seconds."""
-    return tqdm(*args, dynamic_ncols=True, mininterval=0.2 if sys.stderr.isatty() else 20, **options)
+# Columns of metrics.jsonl that are not loss terms
+BOOKKEEPING = ("iteration", "lr", "images_per_second", "data_wait", "memory_gb", "gradient_norm")
 
 
-class RunLog:
-    """Rows of figures by iteration, in `folder`/metrics.jsonl and as TensorBoard scalars.
+class MetricsLog:
+    """Rows of figures by iteration, in `folder`/metrics.jsonl and as TensorBoard scalars, and the progress bar."""
 
-    start: the iteration that the run goes on from; rows after it, which a stopped run has left, are removed.
-    terms: names of the loss terms.
-    """
+    def __init__(self, folder: Path, start: int, end: int, terms: Sequence[str]):
+        """start: the iteration that the run continues from; later rows, of a run that was stopped, are removed.
 
-    def __init__(self, folder: Path, start: int, end: int, terms: Sequence[str] = LOSS_TERMS):
+        end: the last iteration. terms: names of the loss terms.
+        """
         self.terms = terms
         self.path = folder / "metrics.jsonl"
-        self.kept = [row for row in read_metrics(self.path) if row["iteration"] <= start] if start else []
+        self.earlier = [row for row in read_metrics(self.path) if row["iteration"] <= start] if start else []
         partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
+        partial.write_text("".join(json.dumps(row) + "\n" for row in self.earlier))
         os.replace(partial, self.path)
         self.file = self.path.open("a", buffering=1)
         if not start:
@@ -50,24 +49,24 @@ class RunLog:
         self.board = SummaryWriter(folder, purge_step=start + 1)
         self.bar = progress_bar(total=end, initial=start, desc=folder.name, unit="step")
 
-    def before(self, name: str) -> dict[int, Any]:
-        """What was logged under this name before the run went on, by iteration."""
-        return {row["iteration"]: row[name] for row in self.kept if name in row}
+    def logged(self, name: str) -> dict[int, Any]:
+        """What was logged under this name before the run was resumed, by iteration."""
+        return {row["iteration"]: row[name] for row in self.earlier if name in row}
 
     def row(self, iteration: int, **values: Any) -> None:
-        """Log values of this iteration; None where there is none to log, or none that JSON has a number for."""
-        # The gradient's norm, for one, is infinite where float16 has overflowed.
+        """Log values of this iteration. Values that are not finite are logged as None."""
+        # The norm of the gradient, for example, is infinite where float16 has overflowed.
         values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         try:
             self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
-        except OSError as error:  # a full disk is no reason to stop; the row is written with one that follows
-            self.say(f"iteration {iteration}: not logged yet: {error}")
+        except OSError as error:  # a full disk does not stop the run; the row is written together with a later one
+            logger.info("iteration %d: not logged yet: %s", iteration, error)
         for name, value in values.items():
             if isinstance(value, (int, float)):
                 self._show("scalar", name.replace("val_", "val/"), value, iteration)
 
     def losses(self, iteration: int, terms: list[list[float]], **more: float) -> None:
-        """Log the loss terms, each a value per stack, and more; show them beside the bar."""
+        """Log the loss terms, each a value per stack, and further figures. Show them beside the progress bar."""
         means = {name: sum(values) / len(values) for name, values in zip(self.terms, terms, strict=True)}
         self.row(iteration, **means, **more)
         if len(terms[0]) > 1:
@@ -75,80 +74,71 @@ class RunLog:
                 for stack, value in enumerate(values):
                     self._show("scalar", f"stack_{stack}/{name}", value, iteration)
         speed, wait = f"{more['images_per_second']:.1f}", f"{more['data_wait']:.0%}"
-        self.show(means, lr=f"{more['lr']:.2g}", img_s=speed, wait=wait)
+        shown = {name: f"{value:.3g}" for name, value in means.items()}
+        self.bar.set_postfix(shown | {"lr": f"{more['lr']:.2g}", "img_s": speed, "wait": wait}, refresh=False)
 
     def picture(self, iteration: int, name: str, image: np.ndarray) -> None:
         """Show a picture (H, W, 3) uint8 BGR in TensorBoard."""
         self._show("image", name, image[:, :, ::-1].copy(), iteration, dataformats="HWC")
 
     def _show(self, kind: str, *values: Any, **options: Any) -> None:
-        """Give something to TensorBoard, whose writer does not get over a full disk."""
+        """Pass something to TensorBoard, whose writer cannot recover from a full disk."""
         if self.board:
             try:
                 getattr(self.board, f"add_{kind}")(*values, **options)
             except OSError as error:
-                self.say(f"nothing more is written for TensorBoard, before --resume: {error}")
+                logger.info("nothing more is written for TensorBoard, before --resume: %s", error)
                 self.board = None
 
     def step(self) -> None:
-        """One more iteration is done."""
+        """Advance the progress bar by one iteration."""
         self.bar.update()
-
-    def show(self, values: dict[str, float], **more: str) -> None:
-        """Loss terms and more beside the progress bar."""
-        self.bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()} | more, refresh=False)
-
-    def say(self, text: str) -> None:
-        """A line above the progress bar."""
-        self.bar.write(text)
 
     def close(self) -> None:
         self.bar.close()
         for file in filter(None, (self.file, self.board)):
-            with contextlib.suppress(OSError):  # a full disk, of which has been told
+            with contextlib.suppress(OSError):  # a full disk, which was reported
                 file.close()
 
 
 class NoLog:
-    """What the processes beside the first have for a log: what has to be said goes to stderr."""
+    """The log of the non-zero ranks: nothing."""
 
-    def before(self, name: str) -> dict[int, Any]:
+    def logged(self, name: str) -> dict[int, Any]:
         return {}
 
     def row(self, iteration: int, **values: Any) -> None: ...
-    def step(self) -> None: ...
     def losses(self, iteration: int, terms: list[list[float]], **more: float) -> None: ...
     def picture(self, iteration: int, name: str, image: np.ndarray) -> None: ...
-    def say(self, text: str) -> None:
-        print(text, file=sys.stderr)
-
+    def step(self) -> None: ...
     def close(self) -> None: ...
 
 
 class Window:
-    """What adds up between two rows of the log: the steps' loss terms and norms of the gradient, and time.
+    """Sums between two rows of the log: loss terms, norms of the gradient, and times.
 
-    The sums are kept in checkpoints, so that the rows of a resumed run are those of one that goes through; the times
-    are this process's own.
+    Checkpoints store the sums, so a resumed run logs the same rows as one that was not stopped. The times are this
+    process's own.
     """
 
     def __init__(self, images: int, device: torch.device):
-        """images: how many an iteration has."""
+        """images: number of images per iteration."""
         self.images = images
         self.device = device
         self.clear()
 
     def clear(self) -> None:
+        """Start a new row."""
         self.steps, self.terms, self.norm = 0, *torch.zeros(2, device=self.device)
         self.iterations, self.waited, self.begun = 0, 0.0, time.perf_counter()
 
-    def add(self, terms: Tensor, norm: Tensor) -> None:
-        """Add a step's loss terms (terms, stacks) and the norm of its gradient. Waits for no GPU."""
-        self.steps, self.terms, self.norm = self.steps + 1, self.terms + terms, self.norm + norm
+    def add(self, update: Update) -> None:
+        """Add an update. The host waits for no GPU."""
+        self.steps, self.terms, self.norm = self.steps + 1, self.terms + update.terms, self.norm + update.norm
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """What is done within is waiting for the data of an iteration."""
+        """The time within the block is spent waiting for the data of an iteration."""
         begun = time.perf_counter()
         yield
         self.waited += time.perf_counter() - begun
@@ -156,13 +146,13 @@ class Window:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done within is no part of the training speed."""
+        """The time within the block does not count for the training speed."""
         begun = time.perf_counter()
         yield
         self.begun += time.perf_counter() - begun
 
-    def close(self, log: RunLog | NoLog, iteration: int, lr: float) -> None:
-        """Log the means, unless no step was made, and begin anew."""
+    def log_to(self, log: MetricsLog | NoLog, iteration: int, lr: float) -> None:
+        """Log the means, unless no update was made, and start a new row."""
         seconds = time.perf_counter() - self.begun
         if self.steps:
             log.losses(
@@ -177,7 +167,7 @@ class Window:
         self.clear()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """What a checkpoint stores."""
         return {"steps": self.steps, "terms": self.terms, "norm": self.norm}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -185,7 +175,7 @@ class Window:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Most memory that this process has had so far, in GB: of the GPU, or of the machine."""
+    """Peak memory of this process so far in GB: GPU memory on CUDA, else resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     try:
@@ -196,7 +186,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a line that a crash has cut short is left out."""
+    """The rows of a metrics.jsonl. A line that a crash has truncated is left out."""
     rows = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         with contextlib.suppress(json.JSONDecodeError):
@@ -205,16 +195,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def draw_curves(folder: Path) -> Path | None:
-    """Draw curves.png in `folder` from its metrics.jsonl: loss terms, validation loss and AP. None without rows."""
+    """Draw `folder`/curves.png from its metrics.jsonl: loss terms, validation loss and AP. None without rows."""
     rows = read_metrics(folder / "metrics.jsonl")
 
     def series(*names: str) -> dict[str, tuple[list, list]]:
         found = {name: [(row["iteration"], row[name]) for row in rows if row.get(name) is not None] for name in names}
         return {name: tuple(map(list, zip(*points, strict=True))) for name, points in found.items() if points}
 
+    terms = dict.fromkeys(k for row in rows if "loss" in row for k in row if k not in BOOKKEEPING)
     losses = series("loss", "val_loss")
     panels = [
-        Panel(series(*LOSS_TERMS, *ANCHOR_TERMS[1:]), "training loss and its terms", "iteration", log_y=True, smooth=9),
+        Panel(series(*terms), "training loss and its terms", "iteration", log_y=True, smooth=9),
         Panel(losses if "val_loss" in losses else {}, "training and validation loss", "iteration", log_y=True),
         Panel(series("val_AP", "val_AP50", "val_AP75"), "validation AP", "iteration"),
     ]

@@ -1,4 +1,4 @@
-"""One step of training: micro-batches, targets, loss, gradients; and what has to be kept to go on after a stop."""
+"""One update of the network: micro-batches, loss, gradients, optimiser step."""
 
 from __future__ import annotations
 
@@ -12,84 +12,202 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from db import CocoIndex, DataError
-from models.anchors import AnchorNetwork, AnchorTerms, anchor_loss
-from models.corner_pooling import PredictionModule
-from models.cornernet import KeypointNetwork
-from models.hourglass import feature_size
-from models.layers import Residual
-from models.losses import LossTerms, LossWeights, stack_loss
-from nnet import checkpoint
-from nnet.distributed import Group
-from nnet.precision import Precision, layout
-from sample import CORNERS, Batch, Penalty, box_targets, normalise
-
-
-def input_images(batch: Batch, channels_last: bool) -> Tensor:
-    """What the network sees of a batch: (B, 3, H, W) float32."""
-    return normalise(batch.images.contiguous(memory_format=layout(channels_last)), batch.colour)
+from db import AnnotationIndex, DataError
+from nnet.families.base import Family
+from nnet.runtime import checkpoint
+from nnet.runtime.distributed import Group
+from nnet.runtime.precision import Precision, layout
+from nnet.training.options import TrainOptions
+from sample.batch import Batch
+from sample.colour import normalise
 
 
 class Objective(NamedTuple):
-    """What is minimised, apart from the network: how targets are drawn, how the terms are weighted, in which precision.
+    """The loss of a family as a function of the network and a batch.
 
-    autocast: makes the context in which the network runs; the loss is computed outside it, in float32.
-    keypoints: the kinds that the network predicts.
+    autocast: makes the context in which the network runs. The loss is computed outside it, in float32.
     """
 
-    classes: int
-    penalty: Penalty
-    weights: LossWeights
-    channels_last: bool = False
-    autocast: Callable[[], AbstractContextManager] = nullcontext
-    keypoints: Sequence[str] = CORNERS
-
-    terms = LossTerms  # what a call returns
-
-    def __call__(self, network: nn.Module, batch: Batch) -> LossTerms:
-        """Loss of one micro-batch, on the device its tensors are on; each term is (stacks,)."""
-        images = input_images(batch, self.channels_last)
-        size = tuple(images.shape[-2:])
-        boxes = batch.boxes, batch.labels, batch.image_index
-        shape = len(images), self.classes, size, feature_size(size)
-        targets = box_targets(self.keypoints, *boxes, *shape, self.penalty, layout(self.channels_last))
-        with self.autocast():
-            outputs = network(images, every_stack=True)
-        stacks = [stack_loss(maps, targets, batch.image_index, self.weights) for maps in outputs]
-        return LossTerms(*(torch.stack(values) for values in zip(*stacks, strict=True)))
-
-
-class AnchorObjective(NamedTuple):
-    """The objective of a network with anchors; see Objective, whose other fields are about keypoints."""
-
-    channels_last: bool = False
+    family: Family
+    memory_format: torch.memory_format = torch.contiguous_format
     autocast: Callable[[], AbstractContextManager] = nullcontext
 
-    terms = AnchorTerms
-    keypoints = ()
+    def __call__(self, network: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+        """Loss terms (`family.Terms`) of one micro-batch on the device of the network; each term is (stacks,).
 
-    def __call__(self, network: nn.Module, batch: Batch) -> AnchorTerms:
-        """Loss of one micro-batch, on the device its tensors are on; each term is (stacks,)."""
-        images = input_images(batch, self.channels_last)
+        network: the family's, perhaps wrapped for compilation or for several processes.
+        """
+        images = normalise(batch.images.contiguous(memory_format=self.memory_format), batch.colour)
         with self.autocast():
             outputs = network(images, every_stack=True)
-        stacks = anchor_loss(outputs, batch.boxes, batch.labels, batch.image_index, tuple(images.shape[-2:]))
-        return AnchorTerms(*(torch.stack(values) for values in zip(*stacks, strict=True)))
+        return self.family.loss(outputs, batch, self.memory_format)
 
 
-def make_objective(
-    network: KeypointNetwork | AnchorNetwork, classes: int, penalty: Penalty, weights: LossWeights, *args
-) -> Objective | AnchorObjective:
-    """The objective of a network, by what it predicts. args: channels_last and autocast, as of Objective."""
-    if isinstance(network, AnchorNetwork):
-        return AnchorObjective(*args)
-    return Objective(classes, penalty, weights, *args, keypoints=network.keypoints)
+class Update(NamedTuple):
+    """What an update reports. It covers all micro-batches of all processes and is the same on each process.
+
+    terms: (terms, stacks), mean loss terms in the order of `family.Terms`. norm: of the gradient.
+    """
+
+    terms: Tensor
+    norm: Tensor
+
+
+class NonFinite(Exception):
+    """The loss or the gradient of an update is NaN or infinite. The update was not made.
+
+    terms: the loss terms that are not finite, or "gradient". image_ids: of the affected micro-batches of this process.
+    """
+
+    def __init__(self, terms: Sequence[str], image_ids: Sequence[int]):
+        super().__init__(f"{', '.join(terms)} not finite")
+        self.terms = tuple(terms)
+        self.image_ids = tuple(image_ids)
+
+    def describe(self, index: AnnotationIndex) -> str:
+        """What is not finite, with the paths of the images."""
+        paths = [index.path(int(index.image_ids.searchsorted(i))) for i in self.image_ids[:5]]
+        more = ", ..." if len(self.image_ids) > 5 else ""
+        return f"{self}, on {', '.join(paths)}{more}" if paths else str(self)  # another process names its own images
+
+
+class UpdateStep:
+    """Makes the updates of a run: network, optimiser, loss scaling and the process group.
+
+    Attributes:
+        network: on its device. parallel: the same, wrapped for compilation and for several processes.
+    """
+
+    def __init__(self, family: Family, options: TrainOptions, micro_batches_per_update: int, group: Group):
+        """micro_batches_per_update: of all processes together. Raises DataError."""
+        network = family.network
+        if options.sync_batch_norm:
+            network = synchronised(network, options, micro_batches_per_update, group)
+        network.to(group.device)
+        if options.channels_last:
+            network.to(memory_format=torch.channels_last)
+        if options.checkpointing:
+            checkpoint_activations(network, family.network.recomputed)
+        precision = Precision(options.precision, group.device)
+        self.network = network
+        self.parallel = group.wrap(torch.compile(network) if options.compile else network)
+        # None leaves the choice to PyTorch, False would forbid the kernel that handles several tensors at once.
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=options.lr, fused=options.fused_adam or None)
+        self.scaler = precision.scaler
+        self.objective = Objective(family, layout(options.channels_last), precision.autocast)
+        self.group = group
+        self.micro_batches_per_update = micro_batches_per_update
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint stores."""
+        parts = {"model": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
+        return {name: part.state_dict() for name, part in parts.items()}
+
+    def load(self, state: Mapping[str, Any], path: Path) -> None:
+        """Continue from a state, whatever its options were. path: its checkpoint. Raises CheckpointError."""
+        checkpoint.load_weights(self.network, state["model"], path)
+        for parameters in state["optimizer"]["param_groups"]:
+            parameters["fused"] = self.optimizer.defaults["fused"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in self.optimizer.state.items():  # in the memory format of the parameters
+            moments.update((k, torch.empty_like(parameter).copy_(v)) for k, v in moments.items() if v.ndim)
+        if state["scaler"]:  # empty unless the run was in float16
+            self.scaler.load_state_dict(state["scaler"])
+
+    def set_learning_rate(self, lr: float) -> None:
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = lr
+
+    def __call__(self, batches: Sequence[Batch]) -> Update:
+        """One update from the mean gradient of all micro-batches, as if each had a device of its own.
+
+        Each micro-batch has its own BatchNorm statistics and normalises its own loss. The running statistics of the first
+        one are kept.
+
+        Args:
+            batches: micro-batches of this process, on its device.
+
+        Raises:
+            NonFinite: the loss or the gradient of any process is not finite. Nothing has changed, running statistics
+                included.
+        """
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        buffers = [buffer.clone() for buffer in self.network.buffers()]
+        try:
+            terms = torch.stack([self.forward_backward(n, batch, len(batches)) for n, batch in enumerate(batches)])
+            self.scaler.unscale_(self.optimizer)
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters()])
+            # Scaled gradients may overflow: the scaler then skips the step and lowers its scale.
+            overflow = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+            good = terms.isfinite().all() & (norm.isfinite() | overflow)
+            # One all-reduce for both: whether any process has failed, and the mean of the loss terms.
+            total = self.group.sum(torch.cat([(~good).to(terms).reshape(1), terms.sum(0).flatten()]))
+            failed = total[0].item() > 0
+        except BaseException:
+            self._undo(buffers)
+            raise
+        if failed:
+            self._undo(buffers)
+            if self.scaler.is_enabled():  # ends the step with an unchanged scale, which is not the cause
+                self.scaler.update(self.scaler.get_scale())
+            raise self._non_finite(terms, batches)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return Update(total[1:].view(terms.shape[1:]) / self.micro_batches_per_update, norm)
+
+    def forward_backward(self, number: int, batch: Batch, count: int) -> Tensor:
+        """Add the gradient of micro-batch `number` of `count`. Returns its loss terms (terms, stacks)."""
+        with ExitStack() as stack:
+            if number > 0:
+                stack.enter_context(kept_statistics(self.network))
+            if self.group.size > 1 and number < count - 1:
+                stack.enter_context(self.parallel.no_sync())  # gradients are reduced once, with the last micro-batch
+            terms = self.objective(self.parallel, batch)
+            # The all-reduce of the gradients divides by the number of processes.
+            scale = self.group.size / self.micro_batches_per_update
+            self.scaler.scale(terms.loss.mean() * scale).backward()
+        return torch.stack(terms).detach()
+
+    @torch.no_grad()
+    def _undo(self, buffers: list[Tensor]) -> None:
+        """Restore the running statistics and drop the gradients of an update that is not made."""
+        for buffer, before in zip(self.network.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _non_finite(self, terms: Tensor, batches: Sequence[Batch]) -> NonFinite:
+        """terms: (micro-batches, terms, stacks) of this process."""
+        finite = terms.isfinite().all(-1).cpu()  # (micro-batches, terms)
+        if finite.all() and self.group.size > 1:  # the gradient is a mean over all: its origin is unknown here
+            return NonFinite(("the loss or gradient of a process",), ())
+        names = self.objective.family.Terms._fields
+        bad = [name for name, good in zip(names, finite.all(0).tolist(), strict=True) if not good]
+        chosen = [b for b, good in zip(batches, finite.all(1).tolist(), strict=True) if not good] or batches
+        ids = [i for batch in chosen for i in batch.image_ids.tolist()]
+        return NonFinite([name for name in bad if name != names[0]] or bad or ["gradient"], ids)
+
+
+def synchronised(network: nn.Module, options: TrainOptions, micro_batches_per_update: int, group: Group) -> nn.Module:
+    """The network with BatchNorm statistics over all processes. Raises DataError where that is impossible."""
+    if group.device.type != "cuda":
+        raise DataError("train.sync_batch_norm needs CUDA: PyTorch has it for GPUs alone")
+    if micro_batches_per_update % group.size or options.checkpointing:
+        raise DataError(
+            "train.sync_batch_norm needs the same number of micro-batches on each process, and no train.checkpointing"
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+
+def batch_norms(network: nn.Module) -> list[nn.Module]:
+    """The BatchNorm layers of a network."""
+    return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 @contextmanager
 def kept_statistics(network: nn.Module) -> Iterator[None]:
-    """Within, BatchNorm normalises by its batch as in training, but leaves its running statistics alone."""
-    layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    """Within the block, BatchNorm normalises by its batch as in training, but keeps its running statistics."""
+    layers = [layer for layer in batch_norms(network) if layer.track_running_stats]
     for layer in layers:
         layer.track_running_stats = False
     try:
@@ -99,13 +217,11 @@ def kept_statistics(network: nn.Module) -> Iterator[None]:
             layer.track_running_stats = True
 
 
-def checkpoint_activations(network: nn.Module) -> None:
-    """Let the blocks of the network compute their activations again in the backward pass instead of keeping them.
+def checkpoint_activations(network: nn.Module, kinds: tuple[type, ...]) -> None:
+    """Make the modules of these classes recompute their activations in the backward pass instead of keeping them.
 
-    The second time leaves BatchNorm's running statistics alone, so that the result is the same.
+    The recomputation leaves BatchNorm's running statistics unchanged, so the result is the same.
     """
-    # A backbone of other blocks names their classes.
-    kinds = Residual, PredictionModule, *(kind for m in network.modules() for kind in getattr(m, "blocks", ()))
     for block in network.modules():
         if isinstance(block, kinds):
             block.forward = partial(_checkpointed, block, block.forward)
@@ -113,18 +229,18 @@ def checkpoint_activations(network: nn.Module) -> None:
 
 def _checkpointed(block: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     options = {"use_reentrant": False, "preserve_rng_state": False}  # nothing in these networks is random
-    if not torch.compiler.is_compiling():  # it takes the running statistics out of what it computes again by itself
-        options["context_fn"] = lambda: (nullcontext(), _unmoved_statistics(block))
+    if not torch.compiler.is_compiling():  # torch.compile itself excludes running statistics from the recomputation
+        options["context_fn"] = lambda: (nullcontext(), _frozen_statistics(block))
     return recompute(forward, x, **options)
 
 
 @contextmanager
-def _unmoved_statistics(network: nn.Module) -> Iterator[None]:
-    """As `kept_statistics`, but BatchNorm is still given its running statistics, and moves them by nothing.
+def _frozen_statistics(network: nn.Module) -> Iterator[None]:
+    """As `kept_statistics`, but BatchNorm still receives its running statistics, with a momentum of 0.
 
-    What is computed again has to save as many tensors for the backward pass as the first time: these are among them.
+    A recomputation must save as many tensors for the backward pass as the first computation, and these are among them.
     """
-    layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    layers = batch_norms(network)
     before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
     for layer in layers:
         layer.momentum, layer.num_batches_tracked = 0.0, None
@@ -135,192 +251,7 @@ def _unmoved_statistics(network: nn.Module) -> Iterator[None]:
             layer.momentum, layer.num_batches_tracked = momentum, tracked
 
 
-class NotFinite(NamedTuple):
-    """Why a step was not made: what is NaN or infinite in the loss or, where the loss is finite, in the gradients.
-
-    image_ids: those of the micro-batches concerned, on this process.
-    """
-
-    terms: tuple[str, ...]
-    image_ids: tuple[int, ...]
-
-    def on(self, index: CocoIndex) -> str:
-        """In words, with the images' paths."""
-        paths = [index.path(int(index.image_ids.searchsorted(i))) for i in self.image_ids[:5]]
-        more = ", ..." if len(self.image_ids) > 5 else ""
-        images = f", on {', '.join(paths)}{more}" if paths else ""  # those of another process are named there
-        return f"{', '.join(self.terms)} not finite{images}"
-
-
-class StepOptions(NamedTuple):
-    """How the steps are made: the options of the same names in a config's `train:`."""
-
-    lr: float = 2.5e-4
-    precision: str = "float32"
-    channels_last: bool = False
-    compile: bool = False
-    checkpointing: bool = False
-    fused_adam: bool = False
-    sync_batch_norm: bool = False
-
-
-def build_step(
-    network: nn.Module,
-    classes: int,
-    penalty: Penalty,
-    weights: LossWeights,
-    options: StepOptions,
-    in_all: int,
-    group: Group,
-) -> Step:
-    """Put a network together with all that trains it, on the group's device.
-
-    network: as built; it is changed in place. in_all: how many micro-batches an update has, over all processes.
-    Raises DataError where the options do not go together.
-    """
-    device = group.device
-    if options.sync_batch_norm:
-        if device.type != "cuda":
-            raise DataError("train.sync_batch_norm needs CUDA: PyTorch has it for GPUs alone")
-        if in_all % group.size or options.checkpointing:
-            raise DataError(
-                "train.sync_batch_norm needs the same number of micro-batches on each process, and no "
-                "train.checkpointing"
-            )
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    network.to(device)
-    if options.channels_last:
-        network.to(memory_format=torch.channels_last)
-    if options.checkpointing:
-        checkpoint_activations(network)
-    # False would forbid PyTorch its choice, on CUDA a loop over tensors by one kernel.
-    optimizer = torch.optim.Adam(network.parameters(), lr=options.lr, fused=options.fused_adam or None)
-    precision = Precision(options.precision, device)
-    objective = make_objective(network, classes, penalty, weights, options.channels_last, precision.autocast)
-    return Step(network, optimizer, objective, group, in_all, precision.scaler, options.compile)
-
-
-class Step:
-    """Makes the updates of a run.
-
-    network: as built, on its device. in_all: how many micro-batches an update has, those of all processes together.
-    compile: whether the steps, not what else uses the network, run it by torch.compile.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        objective: Objective | AnchorObjective,
-        group: Group,
-        in_all: int,
-        scaler: torch.amp.GradScaler | None = None,
-        compile: bool = False,
-    ):
-        self.network = network
-        self.parallel = group.wrap(torch.compile(network) if compile else network)
-        self.optimizer = optimizer
-        self.objective = objective
-        self.group = group
-        self.in_all = in_all
-        self.scaler = scaler or torch.amp.GradScaler(enabled=False)
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
-        parts = {"model": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
-        return {name: part.state_dict() for name, part in parts.items()}
-
-    def load(self, state: Mapping[str, Any], path: Path) -> None:
-        """Go on from a state, whatever its options were; path: whose it is. Raises CheckpointError."""
-        checkpoint.load_weights(self.network, state["model"], path)
-        for parameters in state["optimizer"]["param_groups"]:
-            parameters["fused"] = self.optimizer.defaults["fused"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, moments in self.optimizer.state.items():  # in the layout that the parameters have now
-            moments.update((k, torch.empty_like(parameter).copy_(v)) for k, v in moments.items() if v.ndim)
-        if state["scaler"]:  # empty, unless the run was in float16
-            self.scaler.load_state_dict(state["scaler"])
-
-    def __call__(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor] | NotFinite:
-        """One update from the mean gradient of all micro-batches, as if each had its own device.
-
-        batches: those of this process, on its device. Each has its own BatchNorm statistics and normalises its own
-        loss; the running statistics kept are those of the first.
-
-        Returns the loss terms, (terms, stacks) in the order of the objective's, and the norm of the gradient, both of
-        the whole update and the same on each process. Where the loss or the gradient of any process is not finite,
-        nothing is changed, running statistics included, and NotFinite says what was wrong on this one.
-        """
-        self.network.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        buffers = [buffer.clone() for buffer in self.network.buffers()]
-        try:
-            shares = torch.stack([self._gradient(n, batch, len(batches)) for n, batch in enumerate(batches)])
-            self.scaler.unscale_(self.optimizer)
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters()])
-            # Scaled gradients may overflow: the scaler makes no step then, and scales less from there on.
-            overflow = self.scaler.is_enabled() and self.scaler.get_scale() > 1
-            good = shares.isfinite().all() & (norm.isfinite() | overflow)
-            # In one exchange: whether any process has failed, and the mean of the loss.
-            told = self.group.sum(torch.cat([(~good).to(shares).reshape(1), shares.sum(0).flatten()]))
-            failed = told[0].item() > 0
-        except BaseException:
-            self._restore(buffers)
-            raise
-        if failed:
-            self._restore(buffers)
-            if self.scaler.is_enabled():  # closes the step, with the scale as it is: it has not made the loss NaN
-                self.scaler.update(self.scaler.get_scale())
-            return self._not_finite(shares, batches, self.group.size > 1)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return told[1:].view(shares.shape[1:]) / self.in_all, norm
-
-    def _gradient(self, number: int, batch: Batch, count: int) -> Tensor:
-        """Add the gradient of micro-batch `number` of the `count` of this process; its loss terms, (terms, stacks)."""
-        with ExitStack() as stack:
-            if number > 0:
-                stack.enter_context(kept_statistics(self.network))
-            if self.group.size > 1 and number < count - 1:
-                stack.enter_context(self.parallel.no_sync())  # gradients are exchanged once, with the last
-            terms = self.objective(self.parallel, batch)
-            # The exchange divides by the number of processes.
-            self.scaler.scale(terms.total.mean() * (self.group.size / self.in_all)).backward()
-        return torch.stack(terms).detach()
-
-    @torch.no_grad()
-    def _restore(self, buffers: list[Tensor]) -> None:
-        """Undo what a step that is not made has done: running statistics, gradients."""
-        for buffer, before in zip(self.network.buffers(), buffers, strict=True):
-            buffer.copy_(before)
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _not_finite(self, shares: Tensor, batches: Sequence[Batch], several: bool) -> NotFinite:
-        finite = shares.isfinite().all(-1).cpu()  # (micro-batches, terms)
-        if finite.all() and several:  # the gradient is the mean over all: whose is the fault cannot be told here
-            return NotFinite(("the loss or gradient of a process",), ())
-        names = self.objective.terms._fields
-        terms = tuple(name for name, good in zip(names, finite.all(0).tolist(), strict=True) if not good)
-        chosen = [b for b, good in zip(batches, finite.all(1).tolist(), strict=True) if not good] or batches
-        ids = tuple(i for batch in chosen for i in batch.image_ids.tolist())
-        return NotFinite(tuple(t for t in terms if t != "total") or terms or ("gradient",), ids)
-
-
-def learning_rate(iteration: int, base: float, drops: Sequence[int], factor: float, warmup: int) -> float:
-    """Learning rate of the step that follows `iteration` finished ones."""
-    rate = base * factor ** sum(iteration >= drop for drop in drops)
-    return rate * min(1.0, (iteration + 1) / warmup) if warmup else rate
-
-
-def random_state() -> dict[str, Tensor]:
-    """State of PyTorch's generators, to be kept in a checkpoint."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def restore_random_state(state: dict[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+def learning_rate(iteration: int, options: TrainOptions) -> float:
+    """Learning rate of the update that follows `iteration` finished ones."""
+    rate = options.lr * options.lr_factor ** sum(iteration >= drop for drop in options.lr_drops)
+    return rate * min(1.0, (iteration + 1) / options.warmup) if options.warmup else rate
