@@ -14,19 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from db import Objects
 from models.decode import Detections
 from nnet.families.options import DetectionOptions
 from nnet.families.placement import Placement, boxes_from_cells
 from sample.batch import Batch
 
 REJECTED = -1  # score of a box that is not a detection
-
-
-class Objects(NamedTuple):
-    """The annotated objects of an image."""
-
-    boxes: np.ndarray  # (n, 4) float64, x1, y1, x2, y2 in pixels
-    labels: np.ndarray  # (n,) int64 class numbers
 
 
 class View(NamedTuple):
@@ -147,3 +141,8 @@ def candidates_from_cells(found: Detections, placement: Placement, outside: floa
     scores = np.where(far, np.float32(REJECTED), found.scores.reshape(-1))
     corner_scores = None if found.corner_scores is None else found.corner_scores.reshape(-1, 2)
     return Candidates(boxes, scores, found.labels.reshape(-1).astype(np.int64), corner_scores)
+
+
+def best_class(logits: Tensor) -> Tensor:
+    """Scores of the best class: (classes, h, w) logits -> (h, w) in 0..1."""
+    return logits.float().sigmoid().amax(0)

@@ -1,55 +1,65 @@
-"""To look into a run: targets beside predictions on fixed images, for TensorBoard; a trace of some steps."""
+"""A look into a run: targets beside predictions for TensorBoard, and a profiler trace of some steps."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
-from db import CocoIndex
-from models.hourglass import feature_size
-from nnet.inference import best_class
-from nnet.pictures import draw_heatmap, side_by_side
-from nnet.training import Objective
-from sample import TrainingSet, box_targets, normalise
+from db import AnnotationIndex
+from nnet.drawing.heatmaps import draw_heatmap
+from nnet.drawing.images import side_by_side
+from nnet.families.base import best_class
+from nnet.families.placement import fit
+from nnet.training.step import Objective
+from sample.colour import normalise
+from sample.dataset import TrainingSet
 
-TRACED = 3  # steps of a trace, after as many to warm up
+logger = logging.getLogger(__name__)
+
+TRACED = 3  # steps of a trace, after as many steps of warm-up
 
 
 @torch.no_grad()
 def draw_predictions(
-    network: nn.Module, objective: Objective, index: CocoIndex, size: tuple[int, int], device: torch.device
+    objective: Objective, index: AnnotationIndex, size: tuple[int, int], device: torch.device
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """For each image of the index, shown whole at `size`: its name, and a picture (H, W, 3) uint8 BGR of the target and
-    the predicted heatmap of each kind of keypoint over it. Nothing of a network without keypoints."""
-    if not objective.keypoints:
+    """Target and predicted heatmaps of each kind of keypoint over the images of the index.
+
+    Yields for each image, shown whole at `size`, its name and a picture (H, W, 3) uint8 BGR. Yields nothing for a network
+    without heatmaps.
+    """
+    family = objective.family
+    if not family.network.keypoints:
         return
-    network.eval()
+    family.network.eval()
     samples = TrainingSet(index, size, None, 0)
     for i in range(len(index)):
-        image, boxes, labels, *_ = samples[0, i]
-        boxes, labels = torch.from_numpy(boxes), torch.from_numpy(labels)
-        shape = 1, objective.classes, size, feature_size(size)
-        targets = box_targets(objective.keypoints, boxes, labels, torch.zeros_like(labels), *shape, objective.penalty)
-        views = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))[None]).to(device)
+        image, boxes, labels, _ = samples[0, i].sample
+        _, placement = fit(image, size, family.network.stride)
+        targets = family.targets(torch.from_numpy(boxes), torch.from_numpy(labels), placement)
+        images = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))[None]).to(device)  # (1, 3, H, W)
         with objective.autocast():
-            maps = network(normalise(views))[-1]
+            predicted = family.heatmaps(family.network(normalise(images))[-1])
         pictures = {}
         for name, target in targets.items():
             title = name.replace("_", "-")
-            pictures[f"{title} target"] = draw_heatmap(image, target.heatmap[0].numpy())
-            pictures[f"{title} predicted"] = draw_heatmap(image, best_class(maps[name].heatmap[0]).cpu().numpy())
+            pictures[f"{title} target"] = draw_heatmap(image, target.numpy())
+            pictures[f"{title} predicted"] = draw_heatmap(image, best_class(predicted[name][0]).cpu().numpy())
         yield Path(index.path(i)).stem, side_by_side(list(pictures.values()), list(pictures))
 
 
 class Trace:
-    """A trace of some steps in the file `path`, of what there are where a run is short; None: no trace."""
+    """A profiler trace of some steps, written to `path`. None: no trace.
+
+    A run that is too short is traced as far as it goes.
+    """
 
     def __init__(self, path: Path | None, steps: int):
-        """steps: how many will be made."""
+        """steps: number of steps that the run will make."""
         self.path, self.profile = path, None
         if path and steps:
             before = min(TRACED, steps - 1)
@@ -63,13 +73,13 @@ class Trace:
         self.written = True
 
     def step(self) -> None:
-        """To be called after each step."""
+        """Call it after each step."""
         if self.profile:
             self.profile.step()
 
     def stop(self) -> None:
-        """To be called at the end, which may be an early one."""
+        """Call it at the end of the run, even if that ends early."""
         if self.profile:
             self.profile.stop()
         if not self.written:
-            print(f"no trace in {self.path}: too few steps were made")
+            logger.info("no trace in %s: too few steps were made", self.path)

@@ -1,113 +1,117 @@
-"""What is measured of a network while it trains, on the validation split: loss, pictures, COCO's figures."""
+"""Measurements on the validation split while a network trains: loss, pictures, COCO figures."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from db import CocoIndex, DataError, Evaluation, evaluate, to_results
-from nnet.distributed import Group
-from nnet.experiment import detect_all
-from nnet.faults import Signals, UnreadableCount
-from nnet.inference import Detector
-from nnet.log import NoLog, RunLog
-from nnet.training import AnchorObjective, Objective
-from nnet.watch import draw_predictions
-from sample import Batch, TrainingSet, make_loader, validation_batches
+from db import AnnotationIndex, DataError, Evaluation, evaluate
+from nnet.detection.detector import Detector
+from nnet.detection.images import detect_images
+from nnet.runtime.distributed import Group
+from nnet.runtime.signals import Signals
+from nnet.training.faults import UnreadableCount
+from nnet.training.metrics import MetricsLog, NoLog
+from nnet.training.monitoring import draw_predictions
+from nnet.training.step import Objective
+from sample.batch import Batch
+from sample.dataset import TrainingSet
+from sample.loader import make_loader
+from sample.order import validation_batches
 
-SHOWN = 4  # images whose targets and predictions TensorBoard shows
+logger = logging.getLogger(__name__)
+
+SHOWN = 4  # images whose targets and predictions are shown in TensorBoard
 
 
 @dataclass
 class Validation:
-    """The validation split, and all that it takes to measure a network on it. A signal cuts each measurement short.
+    """The validation split, and what it takes to measure a network on it. A signal cuts a measurement short.
 
-    index: of the split. files: its annotation files. detector: with the network that is trained. images: how many the
-    loss is taken over, 0 for all; batch: how many at a time.
+    Attributes:
+        index: of the split.
+        detector: with the network that is trained.
+        images: number of images that the loss is taken over, 0 for all. batch: images at a time.
     """
 
-    index: CocoIndex
-    files: list[Path]
+    index: AnnotationIndex
     detector: Detector
-    objective: Objective | AnchorObjective
+    objective: Objective
     images: int
     batch: int
     group: Group
-    log: RunLog | NoLog
+    log: MetricsLog | NoLog
     signals: Signals
 
     def loss(self, iteration: int) -> None:
-        """Log the loss over the images, unchanged, and pictures. The first process measures, the others wait for it."""
+        """Log the loss on the unaugmented images, and pictures. Rank 0 measures, the other ranks wait for it."""
         if self.group.first:
             self._loss(iteration)
-        self.group.meet()
+        self.group.barrier()
 
     def _loss(self, iteration: int) -> None:
-        network, size, device = self.detector.network, self.detector.input_size, self.group.device
+        size, device = self.detector.input_size, self.group.device
         index = self.index.limit(self.images)
-        loader = make_loader(
-            TrainingSet(index, size, None, 0), validation_batches(len(index), self.batch), 0, 0, device
-        )
+        batches = validation_batches(len(index), self.batch)
+        loader = make_loader(TrainingSet(index, size, None, 0), batches, 0, 0, device)
         try:
-            terms = validation_loss(network, self.objective, self._readable(loader, len(index)), device)
-        except DataError as error:  # bad validation data is no reason to end training
-            self.log.say(f"iteration {iteration}: no validation loss: {error}")
+            terms = validation_loss(self.objective, self._readable(loader, len(index)), device)
+        except DataError as error:  # bad validation data does not end the training
+            logger.info("iteration %d: no validation loss: %s", iteration, error)
             return
         if terms is None or self.signals.stop is not None:
             return
-        self.log.row(iteration, **{f"val_{name}": value for name, value in zip(self.log.terms, terms, strict=True)})
-        self.log.say(f"iteration {iteration}: validation loss {terms.total:.4g}")
-        for name, picture in draw_predictions(network, self.objective, index.limit(SHOWN), size, device):
-            self.group.working()
+        self.log.row(iteration, **{f"val_{name}": value for name, value in terms._asdict().items()})
+        logger.info("iteration %d: validation loss %.4g", iteration, terms.loss)
+        for name, picture in draw_predictions(self.objective, index.limit(SHOWN), size, device):
+            self.group.report_progress()
             self.log.picture(iteration, name, picture)
 
     def _readable(self, loader: Iterable[Batch], images: int) -> Iterator[Batch]:
+        """The batches until a signal asks to stop. Unreadable images are reported."""
         unreadable = UnreadableCount(images)
         for batch in loader:
             if self.signals.stop is not None:
                 return
-            self.group.working()
+            self.group.report_progress()
             for line in unreadable.add(batch):
-                self.log.say(f"validation: {line}")
+                logger.info("validation: %s", line)
             yield batch
 
     def precision(self) -> Evaluation | None:
-        """COCO's figures, of what all processes detect; None on those beside the first, and when cut short."""
-        self.detector.network.eval()
-        self.group.share_buffers(self.detector.network)
-        decimals, results = 2 if self.detector.settings.as_published else None, []
-        for i, _, found in detect_all(self.detector, self.index, self.group, self._skipped, leave=False):
+        """COCO figures of the detections of all processes. None on the non-zero ranks, and when cut short."""
+        self.detector.family.network.eval()
+        self.group.share_buffers(self.detector.family.network)
+        results = []
+        for detected in detect_images(self.detector, self.index, self.group, self._skipped, leave=False):
             if self.signals.stop is not None:
                 break
-            results += to_results(self.index, i, *found, decimals)
+            results += detected.results
         results = self.group.gather(results)
-        stopped, *_ = self.group.counts(self.signals.stop is not None)
+        stopped, *_ = self.group.sum_counts(self.signals.stop is not None)
         figures = None
         if self.group.first and not stopped:
-            figures = evaluate(self.files, results, self.index.image_ids)
-        self.group.meet()
+            figures = evaluate(self.index, results)
+        self.group.barrier()
         return figures
 
-    def _skipped(self, line: str) -> None:
-        self.log.say(f"skipped {line}")
+    @staticmethod
+    def _skipped(message: str) -> None:
+        logger.warning("skipped %s", message)
 
 
 @torch.no_grad()
-def validation_loss(
-    network: nn.Module, objective: Objective | AnchorObjective, batches: Iterable[Batch], device: torch.device
-) -> tuple | None:
-    """Mean loss terms (as `objective.terms`) over the batches, in evaluation mode, weighted by their number of images.
-
-    None without any.
-    """
+def validation_loss(objective: Objective, batches: Iterable[Batch], device: torch.device) -> tuple | None:
+    """Mean loss terms over the batches, in evaluation mode, weighted by their number of images. None without batches."""
+    network: nn.Module = objective.family.network
     network.eval()
     sums, images = 0, 0
     for batch in batches:
         count = len(batch.images)
         sums = sums + torch.stack(objective(network, batch.to(device))).mean(1) * count
         images += count
-    return objective.terms(*(sums / images).tolist()) if images else None
+    return objective.family.Terms(*(sums / images).tolist()) if images else None
