@@ -1,8 +1,8 @@
 """The options of an experiment, composed of the options that each part declares for itself.
 
-The defaults are the Hourglass-104 run of CornerNet (Law & Deng, IJCV 2019) as the released code trained and tested it. A
-YAML file in this folder says what its experiment does differently. `python -m configs CONFIG` prints every option with
-its explanation.
+The defaults are the Hourglass-104 run of CornerNet (Law & Deng, IJCV 2019) as the released code trained and tested it.
+A YAML file in this folder says what its experiment does differently. `python -m configs CONFIG` prints every option
+with its explanation.
 """
 
 from __future__ import annotations
