@@ -1,8 +1,7 @@
 """Evaluate a checkpoint:
 
-python test.py CONFIG --checkpoint PATH [--split val|test|train] [--output DIR] [--truth NAME ...]
-    [--analyses NAME ...] [--draw N [--pictures NAME ...] [--beside CONFIG CHECKPOINT [key.sub=value ...]]]
-    [key.sub=value ...]
+python test.py CONFIG --checkpoint PATH [--split val|test|train] [--output DIR] [--truth NAME ...] [--analyses NAME ...]
+    [--draw N [--pictures NAME ...] [--beside CONFIG CHECKPOINT]] [key.sub=value ...] [beside.key.sub=value ...]
 
 Writes to DIR (runs/<name of the config>/<split> by default) the detections in COCO's result format, metrics.json with
 COCO's 12 figures, the false discovery rates and the analyses, and pictures. Exit codes: 0 done, 1 stopped by a fault,
@@ -11,98 +10,270 @@ COCO's 12 figures, the false discovery rates and the analyses, and pictures. Exi
 
 import argparse
 import json
+import logging
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 import configs
 from db import (
-    CocoIndex,
-    GroundTruth,
+    AnnotationIndex,
     evaluate,
     false_discovery,
+    load_split,
+    read_image,
     results_name,
     submission_note,
-    to_results,
     write_results,
 )
-from models import build_network
-from models.cornernet import KeypointNetwork
-from nnet import checkpoint, figures
-from nnet.analyses import SURE, ap_by_objects, corner_ap, error_shares, find_corners, judge, objects_of
-from nnet.distributed import Group
-from nnet.experiment import (
-    choose_device,
-    detect_all,
-    exit_code,
-    load_split,
-    make_detector,
-    make_folder,
-    same_categories,
-    set_up_backends,
-    split_files,
-)
-from nnet.faults import RunError, UnreadableCount
-from nnet.inference import Detector, DetectSettings
-from nnet.pictures import write_image
-from nnet.precision import layout
-from nnet.truth import CENTERS, MAPS, keypoint_of
-from sample import Penalty, read_image
+from nnet import analysis
+from nnet.analysis.base import Analysis
+from nnet.detection.detector import Detector
+from nnet.detection.images import detect_images
+from nnet.detection.loading import load_checkpoint, load_weights
+from nnet.detection.suppression import Found
+from nnet.drawing import pictures
+from nnet.drawing.images import write_image
+from nnet.drawing.pictures.base import Picture, Shown
+from nnet.drawing.pictures.beside import beside
+from nnet.families import FAMILIES, build_family
+from nnet.runtime.console import set_up_logging
+from nnet.runtime.devices import choose_device, set_up_backends
+from nnet.runtime.discovery import classes_in
+from nnet.runtime.distributed import Group
+from nnet.runtime.errors import RunError, exit_code
+from nnet.runtime.files import make_folder
 
-ANALYSES = ("corners", "objects", "errors")  # metrics.json: corner_AP, AP_by_objects, errors
-TRUTHS = (*MAPS, CENTERS)
-PICTURES = tuple(figures.PICTURES)
+logger = logging.getLogger("nnet.test")
+
+ANALYSES: dict[str, type[Analysis]] = classes_in(analysis, Analysis)
+PICTURES: dict[str, type[Picture]] = classes_in(pictures, Picture)
+TRUTHS = tuple(dict.fromkeys(name for family in FAMILIES for name in family.truths))
+UNREADABLE_LIMIT = 0.01  # fraction of unreadable images above which the figures are not to be trusted
+
+
+def test(config: configs.Config, args: argparse.Namespace, output: Path, group: Group) -> int:
+    """Detect, gather, evaluate, analyse, draw. Returns the exit code."""
+    index = load_images(config, args.split)
+    detector, state = load_detector(config, args.checkpoint, index, args.split, group.device, args.truth)
+    other = None
+    if args.beside:
+        other_config = configs.load(args.beside[0], args.beside_overrides)
+        other, _ = load_detector(other_config, Path(args.beside[1]), index, args.split, group.device)
+    check_wanted(args, detector, annotated=len(index.boxes) > 0)
+    analyses = [ANALYSES[name](index, detector, config.penalty) for name in args.analyses]
+    make_folder(output)
+
+    outcome = detect(detector, index, analyses, args.draw, group)
+    results, unreadable = group.gather(outcome.results), group.gather(outcome.unreadable)
+    records = [group.gather(records) for records in outcome.records]
+    if group.first:
+        results.sort(key=lambda result: result["image_id"])  # as one process leaves them
+        metrics = describe(args, state, index, results, unreadable, outcome, detector)
+        metrics |= measure(index, results, output, args)
+        for tool, own in zip(analyses, records, strict=True):
+            metrics[tool.key] = tool.figures(own, results)
+            print(f"{tool.key}: {json.dumps(metrics[tool.key])}")
+        metrics["config"] = configs.to_dict(config)
+        (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    # Last, since the results matter more than the pictures
+    for i, found in outcome.to_draw:
+        draw(index, i, found, detector, other, args, config, output / "pictures")
+    if group.first:
+        report(results, unreadable, len(index), output)
+    return 0
+
+
+def load_images(config: configs.Config, split: str) -> AnnotationIndex:
+    """The index of a split. Raises ConfigError and DataError."""
+    if getattr(config.data, split) is None:
+        raise configs.ConfigError(f"data.{split} is null in this config: name its images and annotations")
+    return load_split(config.data, split, require_boxes=split != "test")
+
+
+def load_detector(
+    config: configs.Config,
+    path: Path,
+    index: AnnotationIndex,
+    split: str,
+    device: torch.device,
+    truth: Sequence[str] = (),
+) -> tuple[Detector, dict[str, Any]]:
+    """The detector of a config with the weights of a checkpoint, and the checkpoint's content."""
+    state = load_checkpoint(path, configs.to_dict(config), index, f"data.{split}")
+    family = build_family(index.num_classes, config.model, config.penalty, config.loss)
+    load_weights(family, state, path, config.test.channels_last)
+    for name in truth:
+        if name not in family.truths:
+            raise configs.ConfigError(f"--truth {name}: the network of {path} does not predict it")
+    return Detector(family, config.test, config.data.input_size, device, truth), state
+
+
+def check_wanted(args: argparse.Namespace, detector: Detector, annotated: bool) -> None:
+    """Raise ConfigError where the network or the data lack what an option needs."""
+    wanted = [(f"--truth {name}", False, True) for name in args.truth]
+    wanted += [(f"--analyses {name}", ANALYSES[name].needs_corners, True) for name in args.analyses]
+    for name in args.pictures if args.draw else []:
+        wanted.append((f"--pictures {name}", PICTURES[name].needs_corners, PICTURES[name].needs_objects))
+    for option, needs_corners, needs_objects in wanted:
+        if needs_corners and not detector.family.network.keypoints:
+            raise configs.ConfigError(f"{option}: the network of {args.config} does not predict it")
+        if needs_objects and not annotated:
+            raise configs.ConfigError(f"{option}: data.{args.split} has no annotated boxes")
+
+
+class Outcome(NamedTuple):
+    """What this process has detected.
+
+    results: in COCO's format. records: of each analysis. to_draw: position in the index and detections of the images to
+    draw, without the images, which may be many. seconds: of the detection alone. images: number of images.
+    """
+
+    results: list[dict]
+    unreadable: list[str]
+    records: list[list]
+    to_draw: list[tuple[int, Found]]
+    seconds: float
+    images: int
+
+
+def detect(
+    detector: Detector, index: AnnotationIndex, analyses: Sequence[Analysis], draw: int, group: Group
+) -> Outcome:
+    """Detect in this process's share of the images. Every analysis sees every image."""
+    results, unreadable, to_draw, aside = [], [], [], 0.0
+    records = [[] for _ in analyses]
+    begun = time.perf_counter()
+    for detected in detect_images(detector, index, group, unreadable.append):
+        results += detected.results
+        if detected.position < draw:
+            to_draw.append((detected.position, detected.found))
+        seen = time.perf_counter()
+        for tool, own in zip(analyses, records, strict=True):
+            own += tool.see(detected)
+        aside += time.perf_counter() - seen
+    seconds = time.perf_counter() - begun - aside
+    return Outcome(results, unreadable, records, to_draw, seconds, len(group.share(len(index))))
+
+
+def describe(
+    args: argparse.Namespace,
+    state: dict[str, Any],
+    index: AnnotationIndex,
+    results: list[dict],
+    unreadable: list[str],
+    outcome: Outcome,
+    detector: Detector,
+) -> dict[str, Any]:
+    """The part of metrics.json that says what was run, and how long it took."""
+    return {
+        "checkpoint": str(args.checkpoint),
+        "iteration": state.get("iteration"),
+        "split": args.split,
+        "images": len(index),
+        "unreadable": len(unreadable),
+        "detections": len(results),
+        "truth": args.truth,
+        "seconds_per_image": outcome.seconds / outcome.images,
+        "seconds_per_image_of": {part: total / outcome.images for part, total in detector.seconds.items()},
+    }
+
+
+def measure(index: AnnotationIndex, results: list[dict], output: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Write the result file, and compute COCO's figures and the false discovery rates where there are annotations."""
+    annotated, source = len(index.boxes) > 0, Path(index.sources[0])
+    path = output / results_name(annotated, source.stem, f"{Path(args.config).stem}-{args.checkpoint.stem}")
+    write_results(path, results)
+    if not annotated:
+        note = f"{source} has no boxes: nothing to compare the detections with"
+        print(note if path.name == "results.json" else submission_note(path))
+        return {}
+    evaluation, rates = evaluate(index, results), false_discovery(index, results)
+    print(evaluation.table)
+    shown = ", ".join(f"{k} {v:.3f}" for k, v in rates.items() if v is not None)
+    print(f" False discovery rates: {shown}")
+    by_iou = {f"AP{100 * t:.0f}": evaluation.by_iou[t] for t in (0.6, 0.7, 0.8, 0.9)}
+    return evaluation | by_iou | rates | {"AP_per_class": evaluation.per_class}
+
+
+def draw(
+    index: AnnotationIndex,
+    i: int,
+    found: Found,
+    detector: Detector,
+    other: Detector | None,
+    args: argparse.Namespace,
+    config: configs.Config,
+    folder: Path,
+) -> None:
+    """Draw the pictures of image i."""
+    image = read_image(index.path(i), tuple(index.sizes[i].tolist()))
+    shown = Shown(image, index.objects(i), found, index.category_names, config.penalty)
+    drawn = {name: PICTURES[name]().draw(shown, detector) for name in args.pictures}
+    if other:
+        titles = [f"{Path(name).stem} ({path})" for name, path in ((args.config, args.checkpoint), args.beside)]
+        drawn["beside"] = beside(shown, dict(zip(titles, (found, other(image)), strict=True)))
+    for name, picture in drawn.items():
+        ending = "" if name == "row" else f"_{name}"
+        write_image(folder / f"{int(index.image_ids[i]):012d}{ending}.jpg", picture)
+
+
+def report(results: list[dict], unreadable: list[str], images: int, output: Path) -> None:
+    """Say what was written. Raises RunError where too many images could not be read."""
+    print(f"{len(results):,} detections in {images:,} images; results, metrics.json and pictures in {output}")
+    for message in unreadable:
+        print(f"skipped {message}", file=sys.stderr)
+    if len(unreadable) > UNREADABLE_LIMIT * images:
+        raise RunError(
+            f"{len(unreadable)} of {images} images could not be read; the figures count them as without "
+            "detections. Repair them, or remove their entries from the annotation file"
+        )
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Evaluate a checkpoint.", epilog="Options: configs/schema.py")
+    parser = argparse.ArgumentParser(description="Evaluate a checkpoint.", epilog="Options: python -m configs CONFIG")
     parser.add_argument("config", help="YAML file, as those in configs/")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="options that differ from the config's")
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="PATH", help="one of train.py's, or a released .pkl"
+        "--checkpoint", type=Path, required=True, metavar="PATH", help="of train.py, or a released .pkl"
     )
     parser.add_argument("--split", choices=["val", "test", "train"], default="val", help="which data (default: val)")
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="folder of the results (default: runs/<config>/<split>)"
     )
-    parser.add_argument(
-        "--draw", type=int, default=0, metavar="N", help="draw the first N images with their detections"
-    )
+    parser.add_argument("--draw", type=int, default=0, metavar="N", help="draw the first N images with detections")
     parser.add_argument(
         "--beside",
-        nargs="+",
+        nargs=2,
         default=[],
         metavar=("CONFIG", "CHECKPOINT"),
-        help="with --draw: detections of another network, too; options of its config may follow",
+        help="with --draw: also draw the detections of another network; beside.key.sub=value are options of its config",
     )
     named = {
-        "truth": (TRUTHS, "what is taken from the annotation in place of the prediction"),
-        "analyses": (ANALYSES, "figures beyond COCO's"),
-        "pictures": (PICTURES, "what --draw draws; by default row"),
+        "truth": (TRUTHS, "predictions that the annotation replaces"),
+        "analyses": (tuple(ANALYSES), "figures beyond COCO's"),
+        "pictures": (tuple(PICTURES), "what --draw draws (default: row)"),
     }
     for option, (names, what) in named.items():
         what = f"{what}: any of {', '.join(names)}"
         parser.add_argument(f"--{option}", nargs="+", default=[], metavar="NAME", help=what)
-    args = parser.parse_intermixed_args(argv)
+    overrides, rest = configs.split_overrides(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_intermixed_args(rest)
+    args.beside_overrides = [text.removeprefix("beside.") for text in overrides if text.startswith("beside.")]
+    args.overrides += [text for text in overrides if not text.startswith("beside.")]
     if args.draw < 0:
         parser.error("--draw takes a number of images, 0 or more")
-    if len(args.beside) == 1:
-        parser.error("--beside takes a config and a checkpoint")
-    for value in args.beside[2:]:
-        if not value.startswith(("model.", "test.")):
-            parser.error(f"--beside CONFIG CHECKPOINT takes the other network's model. and test. options, not {value}")
+    if args.beside_overrides and not args.beside:
+        parser.error("beside.key=value is an option of the other network: name it with --beside")
     for option in ("beside", "pictures"):
         if getattr(args, option) and not args.draw:
             parser.error(f"--{option} draws: say with --draw how many images")
     for option, (names, _) in named.items():
-        given = getattr(args, option)
-        args.overrides += [value for value in given if "=" in value]  # what follows the names is taken for names
-        given = {value for value in given if "=" not in value}
+        given = set(getattr(args, option))
         if not given <= set(names):
             parser.error(f"--{option} takes any of {', '.join(names)}, not {', '.join(sorted(given - set(names)))}")
         setattr(args, option, [name for name in names if name in given])  # once each, in one order
@@ -110,152 +281,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def load_network(config: configs.Config, weights: Path, index: CocoIndex, data: str) -> tuple[KeypointNetwork, dict]:
-    """A config's network with the weights of a checkpoint, for the categories of the index (of `data`); its state."""
-    state = checkpoint.load(weights)
-    if "categories" in state:
-        same_categories(index, *state["categories"], f"the network of {weights}", data)
-    checkpoint.changed_options(state, configs.to_dict(config), weights)  # raises where the network is another
-    network = build_network(index.num_classes, **asdict(config.model))
-    checkpoint.load_weights(network, state["model"], weights)
-    return network.to(memory_format=layout(config.test.channels_last)), state
-
-
-def detector_of(
-    config: configs.Config, network: KeypointNetwork, device: torch.device, truth: Sequence[str] = (), **changed
-) -> Detector:
-    """A config's detector; `changed` are values of its section `test` that differ."""
-    settings = DetectSettings(**asdict(config.test))._replace(**changed)
-    return make_detector(network, settings, config.data.input_size, device, truth=truth)
-
-
-def check_wanted(args: argparse.Namespace, network: KeypointNetwork, annotated: bool) -> None:
-    """ConfigError where the network or the data have not what an option is about."""
-    wanted = {f"--truth {name}": keypoint_of(name) for name in args.truth}
-    wanted |= {f"--analyses {name}": None if name == "objects" else "top_left" for name in args.analyses}
-    if args.draw:
-        of_corners = {"targets", "heatmaps", "errors"}
-        wanted |= {f"--pictures {name}": "top_left" if name in of_corners else None for name in args.pictures}
-    for option, keypoint in wanted.items():
-        if keypoint and keypoint not in network.keypoints:
-            raise configs.ConfigError(f"{option}: the network of {args.config} does not predict it")
-        if not annotated and option not in ("--pictures row", "--pictures heatmaps"):
-            raise configs.ConfigError(f"{option}: data.{args.split} has no annotated boxes")
-
-
-def test(config: configs.Config, args: argparse.Namespace, output: Path, group: Group) -> int:
-    weights, split_name = args.checkpoint, args.split
-    split = getattr(config.data, split_name)
-    if split is None:
-        raise configs.ConfigError(f"data.{split_name} is null in this config: name its images and annotations")
-    index = load_split(config.data.root, **asdict(split), require_boxes=split_name != "test")
-    network, state = load_network(config, weights, index, f"data.{split_name}")
-    annotated = len(index.boxes) > 0
-    check_wanted(args, network, annotated)
-    detector = detector_of(config, network, group.device, args.truth)
-    # Corners have a detector of their own: of one view, and its time is none of detection's
-    single = (
-        detector_of(config, network, group.device, args.truth, mirror=False) if "corners" in args.analyses else None
-    )
-    other = None
-    if args.beside:
-        other_config = configs.load(args.beside[0], args.beside[2:])
-        other_network, _ = load_network(other_config, Path(args.beside[1]), index, f"data.{split_name}")
-        other = detector_of(other_config, other_network, group.device)
-    penalty = Penalty(**asdict(config.penalty))
-    make_folder(output)
-
-    decimals = 2 if config.test.as_published else None
-    results, unreadable, corners, judged, to_draw, aside = [], [], [], [], [], 0.0
-    begun = time.perf_counter()
-    for i, image, found in detect_all(detector, index, group, unreadable.append):
-        results += to_results(index, i, *found, decimals)
-        if i < args.draw:
-            to_draw.append((i, found))  # without the image: there may be many
-        detected = time.perf_counter()
-        if single:
-            for kind, points in find_corners(single, image, index.annotations(i)).items():
-                corners.append((i, kind, np.column_stack(points)))
-        if "errors" in args.analyses:
-            sure = found.scores >= SURE
-            judged += judge(found.boxes[sure], found.labels[sure], objects_of(index, i), penalty).tolist()
-        aside += time.perf_counter() - detected
-    seconds, images = time.perf_counter() - begun - aside, len(group.share(len(index)))
-    results, unreadable, corners, judged = map(group.gather, (results, unreadable, corners, judged))
-    if group.first:
-        results.sort(key=lambda result: result["image_id"])  # as one process leaves them
-        _, files = split_files(config.data.root, split.images, split.annotations)
-        path = output / results_name(annotated, files[0].stem, f"{Path(args.config).stem}-{weights.stem}")
-        write_results(path, results)
-        metrics = {
-            "checkpoint": str(weights),
-            "iteration": state.get("iteration"),
-            "split": split_name,
-            "images": len(index),
-            "unreadable": len(unreadable),
-            "detections": len(results),
-            "truth": args.truth,
-            "seconds_per_image": seconds / images,
-            "seconds_per_image_of": {part: total / images for part, total in detector.seconds.items()},
-        }
-        if annotated:
-            truth = GroundTruth(files)
-            evaluation, rates = (f(truth, results, index.image_ids) for f in (evaluate, false_discovery))
-            print(evaluation.table)
-            shown = ", ".join(f"{k} {v:.3f}" for k, v in rates.items() if v is not None)
-            print(f" False discovery rates: {shown}")
-            metrics |= evaluation | {f"AP{100 * t:.0f}": evaluation.by_iou[t] for t in (0.6, 0.7, 0.8, 0.9)}
-            metrics |= rates | {"AP_per_class": evaluation.per_class}
-            if "corners" in args.analyses:
-                metrics["corner_AP"] = corner_ap(index, corners, penalty)
-            if "objects" in args.analyses:
-                metrics["AP_by_objects"] = ap_by_objects(index, truth, results)
-            if "errors" in args.analyses:
-                metrics["errors"] = error_shares(judged)
-            for name in ("corner_AP", "AP_by_objects", "errors"):
-                if name in metrics:
-                    print(f"{name}: {json.dumps(metrics[name])}")
-        elif path.name != "results.json":
-            print(submission_note(path))
-        else:
-            print(f"{files[0]} has no boxes: nothing to compare the detections with")
-        metrics["config"] = configs.to_dict(config)
-        (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    # Last, for the results are worth more than the pictures.
-    for i, found in to_draw:
-        image, truth = read_image(index.path(i), tuple(index.sizes[i].tolist())), objects_of(index, i)
-        shown = figures.Shown(image, truth, found, index.category_names, penalty)
-        pictures = {name: figures.PICTURES[name](shown, detector) for name in args.pictures}
-        if other:
-            titles = [f"{Path(name).stem} ({path})" for name, path in ((args.config, weights), args.beside[:2])]
-            pictures["beside"] = figures.beside(shown, dict(zip(titles, (found, other(image)), strict=True)))
-        for name, picture in pictures.items():
-            ending = "" if name == "row" else f"_{name}"
-            write_image(output / "pictures" / f"{int(index.image_ids[i]):012d}{ending}.jpg", picture)
-    if group.first:
-        print(f"{len(results):,} detections in {len(index):,} images; results, metrics.json and pictures in {output}")
-        for line in unreadable:
-            print(f"skipped {line}", file=sys.stderr)
-        if len(unreadable) > UnreadableCount.LIMIT * len(index):
-            raise RunError(
-                f"{len(unreadable)} of {len(index)} images could not be read; the figures count them as without "
-                "detections. Repair them, or remove their entries from the annotation file"
-            )
-    return 0
-
-
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
 
-    def run() -> int:
+    def script() -> int:
         config = configs.load(args.config, args.overrides)
         name = "_".join([args.split, *(["truth", *args.truth] if args.truth else [])])
         output = args.output or Path("runs") / Path(args.config).stem / name
-        set_up_backends(config.train.threads, config.train.tf32)
-        with Group(choose_device(config.train.device), config.train.collective_timeout) as group:
+        set_up_backends(config.runtime)
+        with Group(choose_device(config.runtime.device), config.runtime.collective_timeout) as group:
+            set_up_logging(group.rank)
             return test(config, args, output, group)
 
-    return exit_code(run, configs.ConfigError)
+    return exit_code(script, configs.ConfigError)
 
 
 if __name__ == "__main__":

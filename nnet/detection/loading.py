@@ -12,9 +12,7 @@ from nnet.runtime import checkpoint
 from nnet.runtime.precision import layout
 
 
-def same_categories(
-    index: AnnotationIndex, ids: Sequence[int], names: Sequence[str], whose: str, source: str
-) -> None:
+def same_categories(index: AnnotationIndex, ids: Sequence[int], names: Sequence[str], whose: str, source: str) -> None:
     """Raise DataError unless the index has these categories.
 
     Args:
@@ -31,9 +29,7 @@ def same_categories(
     )
 
 
-def load_checkpoint(
-    path: Path, config: Mapping[str, Any], index: AnnotationIndex, source: str
-) -> dict[str, Any]:
+def load_checkpoint(path: Path, config: Mapping[str, Any], index: AnnotationIndex, source: str) -> dict[str, Any]:
     """The content of a checkpoint of the config's network and the index's categories.
 
     Args:

@@ -9,10 +9,12 @@ import numpy as np
 
 from models.centernet import CenterNetOptions, centernet
 from models.keypoints import KeypointNetwork
+from models.losses import LossOptions
 from nnet.families.base import REJECTED, Candidates, Evidence, Points, View
 from nnet.families.cornernet import CornerNet, find_points
 from nnet.families.ground_truth import MAPS
 from nnet.families.options import DetectionOptions
+from sample.targets import PenaltyOptions
 
 LARGE_AREA = 150**2  # pixels: larger boxes have a central region of a fifth of their sides, others of a third
 TRUE_CENTERS = "centers"  # name under which the annotation replaces the centers
@@ -22,11 +24,13 @@ class CenterNet(CornerNet):
     """CornerNet with keypoint triplets. Without center keypoints, boxes are not tested."""
 
     Options = CenterNetOptions
+    truths = (*MAPS, TRUE_CENTERS)
 
-    def __init__(self, classes, options: CenterNetOptions, penalty, weights):
+    def __init__(self, classes: int, options: CenterNetOptions, penalty: PenaltyOptions, weights: LossOptions):
         super().__init__(classes, options, penalty, weights)
         self.tested = options.center_keypoints
-        self.truths = (*MAPS, TRUE_CENTERS) if self.tested else MAPS
+        if not self.tested:
+            self.truths = MAPS
 
     def build(self, classes: int, options: CenterNetOptions) -> KeypointNetwork:
         return centernet(classes, options)

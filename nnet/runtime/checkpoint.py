@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from nnet.released import rename
+from nnet.runtime.released_names import rename
 
 FORMAT = 1
 LISTED = 8  # names shown of each kind of mismatch

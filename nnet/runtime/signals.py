@@ -24,6 +24,7 @@ class Signals:
     # Some systems lack SIGUSR1 and SIGCHLD.
     STOP = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
     CHILD = getattr(signal, "SIGCHLD", None)
+    DEFAULT = signal.SIGTERM  # reported where the signal has reached another process
     SAME = 3.0  # seconds within which one Ctrl-C may arrive twice: from the terminal and from torchrun
 
     def __init__(self):

@@ -1,0 +1,4 @@
+"""Analyses that test.py makes beyond COCO's figures, one file per analysis; base.py has their interface.
+
+A new analysis is a new file here: a class with the interface of `Analysis` is found by its `name`.
+"""

@@ -1,0 +1,192 @@
+"""The state of a training run, and the steps of its loop. train.py shows the order in which they are made."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from db import AnnotationIndex
+from nnet.detection.detector import Detector
+from nnet.runtime.distributed import Group
+from nnet.runtime.errors import RunError
+from nnet.runtime.signals import Signals
+from nnet.training.faults import Guard, NonFiniteCount, UnreadableCount
+from nnet.training.folder import RunFolder
+from nnet.training.metrics import Window
+from nnet.training.options import TrainOptions
+from nnet.training.start import Start, random_state, restore_random_state
+from nnet.training.step import NonFinite, UpdateStep, learning_rate
+from nnet.training.validation import Validation
+from sample.batch import Batch
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Makes updates, logs, saves and validates.
+
+    Attributes:
+        iteration: number of finished iterations.
+        signals: what asks the run to stop.
+    """
+
+    def __init__(
+        self,
+        update: UpdateStep,
+        window: Window,
+        folder: RunFolder,
+        start: Start,
+        index: AnnotationIndex,
+        options: TrainOptions,
+        group: Group,
+    ):
+        """index: the training split."""
+        self.update = update
+        self.window = window
+        self.folder = folder
+        self.start = start
+        self.iteration = start.iteration
+        self.options = options
+        self.group = group
+        self.signals = Signals()
+        self.unreadable = UnreadableCount(len(index))
+        self.non_finite = NonFiniteCount(options.nan, index)
+        self.validation: Validation | None = None
+        self.batches: Iterator[Batch] = iter(())
+
+    def guarded(self) -> Guard:
+        """Context of the loop: handles signals and errors, and saves at the end."""
+        return Guard(self)
+
+    def validate_on(self, index: AnnotationIndex, detector: Detector, batch: int) -> None:
+        """Set the validation split, the detector of the network, and the number of images at a time of the loss."""
+        objective, images = self.update.objective, self.options.validate_images
+        log = self.folder.log
+        self.validation = Validation(index, detector, objective, images, batch, self.group, log, self.signals)
+
+    def load_batches(self, loader: Iterable[Batch], count: int) -> None:
+        """Start the workers. A resumed run then restores its random state, and makes a validation that is missing.
+
+        count: number of micro-batches per iteration.
+        """
+        self.count = count
+        self.batches = iter(loader)
+        self.signals.watch_workers()
+        if self.start.random:
+            restore_random_state(self.start.random)  # starting the workers has drawn from it
+            self.save()  # if the checkpoint is of another folder
+            due = self.due(self.options.validate_every), self.due(self.options.ap_every)
+            missing = [
+                self.group.first and self.iteration not in self.folder.log.logged(k) for k in ("val_loss", "val_AP")
+            ]
+            self.validate(*(a and b for a, b in zip(due, self.group.sum_counts(*missing), strict=True)))
+
+    def wait_for_batches(self) -> list[Batch]:
+        """The micro-batches of the next iteration that this process computes. Raises DataError and RuntimeError."""
+        with self.window.waiting():
+            micro_batches = [next(self.batches) for _ in range(self.count)]
+        for message in [message for batch in micro_batches for message in self.unreadable.add(batch)]:
+            logger.warning(message)
+        return micro_batches
+
+    def asked_to_stop(self) -> bool:
+        """Whether a signal asked any process to stop. All processes agree on it before each step.
+
+        Here a process that has died or hangs is noticed. Raises RunError where too many images cannot be read.
+        """
+        counts = self.signals.stop is not None, self.unreadable.seen, self.unreadable.failures
+        stop, seen, failures = self.group.sum_counts(*counts)
+        if not stop:
+            self.unreadable.check(seen, failures)
+        return stop > 0
+
+    def step(self, micro_batches: Sequence[Batch]) -> None:
+        """Make the next update. One that is not finite is skipped, or ends the run with RunError (train.nan)."""
+        self.lr = learning_rate(self.iteration, self.options)
+        self.update.set_learning_rate(self.lr)
+        try:
+            self.window.add(self.update([batch.to(self.group.device) for batch in micro_batches]))
+            self.non_finite.finite()
+        except NonFinite as error:
+            self.non_finite.skip(self.iteration + 1, error)
+        self.iteration += 1
+
+    def log(self) -> None:
+        """Advance the progress bar, and log a row if one is due."""
+        self.folder.log.step()
+        self.folder.trace.step()
+        if self.iteration % self.options.log_every == 0 or self.iteration == self.options.iterations:
+            self.window.log_to(self.folder.log, self.iteration, self.lr)
+
+    def save_if_due(self) -> None:
+        """Save if a checkpoint is due. It is saved before the validation, which may take longer than a cluster waits."""
+        with self.window.paused():
+            at_end = self.iteration == self.options.iterations
+            if at_end or self.due(self.options.snapshot_every) or self.due(self.options.ap_every):
+                self.save()
+
+    def validate_if_due(self) -> None:
+        """Measure the validation loss and AP if they are due."""
+        with self.window.paused():
+            self.validate(self.due(self.options.validate_every), self.due(self.options.ap_every))
+
+    def due(self, every: int) -> bool:
+        """Whether something that happens every `every` iterations (0: never) is due, also at the end of a long run."""
+        end = self.options.iterations
+        return every > 0 and (self.iteration % every == 0 or self.iteration == end > every)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint stores of the run's progress."""
+        return {
+            "iteration": self.iteration,
+            **self.update.state(),
+            "window": self.window.state(),
+            "random": random_state(),
+        }
+
+    def save(self, wait: bool = True) -> None:
+        """Save the state, unless it is saved already. A full disk is reported; training continues.
+
+        wait: whether the other processes wait for the end, which may take longer than they wait for a step.
+        """
+        if self.group.first and self.iteration > self.folder.snapshots.saved:
+            self.folder.save(self.state(), self.group.report_progress)
+        if wait:
+            self.group.barrier()
+
+    def validate(self, loss: bool, precision: bool) -> None:
+        """Measure the validation loss and the AP, as wanted."""
+        if loss:
+            self.validation.loss(self.iteration)
+        if precision and (figures := self.validation.precision()):
+            self.folder.keep_best(self.iteration, figures["AP"] or 0.0)
+            # Logged last: a run that is killed before this measures again.
+            self.folder.log.row(self.iteration, **{f"val_{name}": value for name, value in figures.items()})
+            shown = ", ".join(f"{name} {figures[name] or 0.0:.3f}" for name in ("AP", "AP50"))
+            logger.info("iteration %d: validation %s", self.iteration, shown)
+
+    def saved(self) -> str:
+        """What a run that ends early leaves, for messages."""
+        saved = self.folder.snapshots.saved
+        return f"the state after iteration {saved} is saved: --resume goes on from it" if saved else "nothing is saved"
+
+    def close(self) -> None:
+        """Close the files of the run, and draw its curves. Raises OSError."""
+        self.folder.close()
+
+    def finish(self) -> int:
+        """Report how the run ended. Returns the exit code. Raises RunError where the state could not be saved."""
+        stopped = self.iteration < self.options.iterations
+        number = self.signals.stop or Signals.DEFAULT  # the signal may have reached another process
+        ended = f"stopped by signal {number} after iteration {self.iteration}" if stopped else "all iterations are done"
+        if self.group.first:
+            snapshots = self.folder.snapshots
+            if snapshots.saved < self.iteration:
+                raise RunError(f"{ended}, but the state could not be saved ({snapshots.failure}); {self.saved()}")
+            curves: Path = self.folder.path / "curves.png"
+            logger.info(
+                "%s: %s", ended, self.saved() if stopped else f"weights in {snapshots.last}, curves in {curves}"
+            )
+        return 128 + number if stopped else 0
