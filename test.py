@@ -59,11 +59,11 @@ UNREADABLE_LIMIT = 0.01  # fraction of unreadable images above which the figures
 def test(config: configs.Config, args: argparse.Namespace, output: Path, group: Group) -> int:
     """Detect, gather, evaluate, analyse, draw. Returns the exit code."""
     index = load_images(config, args.split)
-    detector, state = load_detector(config, args.checkpoint, index, args.split, group.device, args.truth)
+    detector, state = load_detector(config, args.config, args.checkpoint, index, args.split, group.device, args.truth)
     other = None
     if args.beside:
         other_config = configs.load(args.beside[0], args.beside_overrides)
-        other, _ = load_detector(other_config, Path(args.beside[1]), index, args.split, group.device)
+        other, _ = load_detector(other_config, *args.beside, index, args.split, group.device)
     check_wanted(args, detector, annotated=len(index.boxes) > 0)
     analyses = [ANALYSES[name](index, detector, config.penalty) for name in args.analyses]
     make_folder(output)
@@ -97,19 +97,21 @@ def load_images(config: configs.Config, split: str) -> AnnotationIndex:
 
 def load_detector(
     config: configs.Config,
-    path: Path,
+    name: str,
+    path: str | Path,
     index: AnnotationIndex,
     split: str,
     device: torch.device,
     truth: Sequence[str] = (),
 ) -> tuple[Detector, dict[str, Any]]:
-    """The detector of a config with the weights of a checkpoint, and the checkpoint's content."""
+    """The detector of a config (of this file name) with the weights of a checkpoint, and the checkpoint's content."""
+    path = Path(path)
     state = load_checkpoint(path, configs.to_dict(config), index, f"data.{split}")
     family = build_family(index.num_classes, config.model, config.penalty, config.loss)
     load_weights(family, state, path, config.test.channels_last)
-    for name in truth:
-        if name not in family.truths:
-            raise configs.ConfigError(f"--truth {name}: the network of {path} does not predict it")
+    for what in truth:
+        if what not in family.truths:
+            raise configs.ConfigError(f"--truth {what}: the network of {name} does not predict it")
     return Detector(family, config.test, config.data.input_size, device, truth), state
 
 

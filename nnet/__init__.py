@@ -1,1 +1,4 @@
-"""Running a network: training state, checkpoints, inference, pictures."""
+"""Running a network, one room per subject: runtime, families, detection, analysis, drawing, training.
+
+Each room imports only from those before it in this list.
+"""

@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, read without running anyone's code, matched to the network by name and shape."""
+"""Checkpoints: written atomically, read without running code from the file, matched to the network by name and shape."""
 
 import os
 import pickle
@@ -15,34 +15,38 @@ from torch import Tensor, nn
 from nnet.runtime.released_names import rename
 
 FORMAT = 1
-LISTED = 8  # names shown of each kind of mismatch
+LISTED = 8  # number of names in a message for each kind of mismatch
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, unsafe, or of another network."""
+    """A checkpoint is missing, damaged, unsafe, or of another network."""
 
 
-class Told:
-    """A file to write to that tells of each part written."""
+class ReportingFile:
+    """A file to write to that calls back before every write."""
 
-    def __init__(self, file: BinaryIO, tell: Callable[[], None]):
-        self.file, self.tell, self.flush = file, tell, file.flush
+    def __init__(self, file: BinaryIO, report: Callable[[], None]):
+        self.file, self.report, self.flush = file, report, file.flush
 
     def write(self, data: bytes) -> int:
-        self.tell()
+        self.report()
         return self.file.write(data)
 
 
 def save(path: Path, state: Mapping[str, Any], working: Callable[[], None] = lambda: None) -> None:
-    """Write `state` to `path` so that at any moment the file there is either the old one or the new one, whole.
+    """Write `state` to `path` atomically.
 
-    working: called again and again meanwhile. Raises OSError (a full disk, say), with the old file untouched.
+    Args:
+        working: called regularly while writing.
+
+    Raises:
+        OSError: for example a full disk. The old file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with open(partial, "wb") as f:
-            torch.save({"format": FORMAT, **state}, Told(f, working))
+            torch.save({"format": FORMAT, **state}, ReportingFile(f, working))
             f.flush()
             os.fsync(f.fileno())
         os.replace(partial, path)
@@ -54,9 +58,10 @@ def save(path: Path, state: Mapping[str, Any], working: Callable[[], None] = lam
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of ours, or a released `.pkl`, which comes back as {"model": state dict}.
+    """Read a checkpoint of train.py, or a released `.pkl`, which is returned as {"model": state dict}.
 
-    Raises CheckpointError, naming the file, for one that is missing, damaged, or that would run code to be read.
+    Raises:
+        CheckpointError: the file is missing or damaged, or reading it would run code. The message names the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -64,12 +69,12 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path} {what}: give the path of a checkpoint of train.py or a released .pkl")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the form of files that are refused
+            warnings.simplefilter("ignore")  # about the format of files that are refused anyway
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         if named := re.search(r"GLOBAL (\w+(?:\.\w+)+)", str(e)):
             raise CheckpointError(
-                f"checkpoint {path} is refused: to read it would run code that it asks for ({named[1]}). A checkpoint "
+                f"checkpoint {path} is refused: reading it would run code that it asks for ({named[1]}). A checkpoint "
                 "may hold tensors and plain values alone; save its state dict by itself"
             ) from e
         raise CheckpointError(damaged(path, e)) from e
@@ -91,7 +96,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def damaged(path: Path, error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    unpickler = [line for line in lines if line.startswith("Unsupported")]  # the point of torch's long explanation
+    unpickler = [line for line in lines if line.startswith("Unsupported")]  # the relevant line of torch's long explanation
     reason = (unpickler or lines or [type(error).__name__])[0]
     return (
         f"checkpoint {path} ({path.stat().st_size:,} bytes) is refused: it is damaged, or holds more than tensors and "
@@ -100,9 +105,10 @@ def damaged(path: Path, error: Exception) -> str:
 
 
 def changed_options(state: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> list[str]:
-    """Options ("key: before -> now") in which a config, as nested dicts, differs from the one of a checkpoint's run.
+    """Options ("key: before -> now") in which a config, as nested dicts, differs from that of a checkpoint.
 
-    Raises CheckpointError if the network does, also where the weights would fit. Fresh weights (bn_init) do not matter.
+    Raises:
+        CheckpointError: the network differs, even if the weights would fit. Initial weights (bn_init) do not matter.
     """
 
     def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -120,16 +126,16 @@ def changed_options(state: Mapping[str, Any], config: Mapping[str, Any], path: P
 
 
 def load_what_fits(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> list[str]:
-    """Copy those weights into the network whose name and shape it has; returns the others, each with its reason.
+    """Copy the weights into the network that fit by name and shape. Returns the others, each with a reason.
 
-    For a start from another run's weights, also one of other classes. Raises CheckpointError if nothing fits.
+    For a start from the weights of another run, perhaps of other classes. Raises CheckpointError if nothing fits.
     """
     own = network.state_dict()
     fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     if not fitting:
         raise CheckpointError(f"checkpoint {path} is of another network: none of its weights fits the config's")
     network.load_state_dict({**own, **fitting})
-    left_out = [f"{k} (the network has no such)" for k in weights if k not in own]
+    left_out = [f"{k} (the network has no such parameter)" for k in weights if k not in own]
     left_out += [
         f"{k} (is {list(v.shape)}, the network's {list(own[k].shape)})"
         for k, v in weights.items()
@@ -140,9 +146,9 @@ def load_what_fits(network: nn.Module, weights: Mapping[str, Tensor], path: Path
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Copy `weights` into the network. CheckpointError lists what is missing, unexpected or of another shape."""
+    """Copy `weights` into the network. Raises CheckpointError, which lists what is missing or does not fit."""
     own = network.state_dict()
-    # Networks of 2018 did not count their batches; the count is not used by any of ours.
+    # BatchNorm did not count its batches in 2018. No network here uses the count.
     missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in weights if k not in own]
     shapes = [

@@ -1,7 +1,7 @@
-"""Names of the released checkpoints' parameters, and ours.
+"""Parameter names of the released checkpoints, and their names here.
 
 A released checkpoint is a pickled state dict whose names begin with `module.`: pre = stem; kps.S = hourglass of stack S
-with up1 (skip), low1 (down), low2 (inner), low3 (up); cnvs = features; inters_, cnvs_, inters = what joins two stacks;
+with up1 (skip), low1 (down), low2 (inner), low3 (up); cnvs = features; inters_, cnvs_, inters = the layers between two stacks;
 tl_cnvs, br_cnvs, ct_cnvs = prediction modules; *_heats, *_tags, *_regrs = heads.
 """
 
@@ -19,14 +19,14 @@ MODULE = {
     "bn1": "skip.1",
 }
 MODULE |= {"conv2": "out"}
-# Of cascade corner pooling: the block that looks inside the object, and the convolution that joins both.
+# Cascade corner pooling: the block that looks inside the object, and the convolution that joins both
 MODULE |= {"look_conv1": "first.look", "P1_look_conv": "first.join"}
 MODULE |= {"look_conv2": "second.look", "P2_look_conv": "second.join"}
 BACKBONE = {"pre": "stem", "cnvs": "features", "inters_": "from_input", "cnvs_": "from_features", "inters": "merge"}
 
 
 def rename(name: str) -> str:
-    """Our name of a released parameter or buffer; a name of no released network comes back as it is."""
+    """The name here of a released parameter or buffer. Other names are returned unchanged."""
     name = name.removeprefix("module.")
     if m := re.fullmatch(r"kps\.(\d+)\.((?:\w+\.)+?)(\d+\..+)", name):
         stack, path, rest = m.groups()
