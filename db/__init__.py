@@ -3,6 +3,7 @@
 from .coco import CocoIndex, load_index
 from .errors import DataError
 from .evaluation import FIGURES, Evaluation, GroundTruth, evaluate, false_discovery
+from .images import UnreadableImage, read_image
 from .results import results_name, submission_note, to_results, write_results
 
 __all__ = [
@@ -11,9 +12,11 @@ __all__ = [
     "DataError",
     "Evaluation",
     "GroundTruth",
+    "UnreadableImage",
     "evaluate",
     "false_discovery",
     "load_index",
+    "read_image",
     "results_name",
     "submission_note",
     "to_results",

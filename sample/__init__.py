@@ -1,6 +1,8 @@
 """From annotated image to training batch."""
 
-from .augment import Augment, UnreadableImage, fit_image, read_image
+from db import UnreadableImage, read_image
+
+from .augment import Augment, fit_image
 from .colour import MEAN, STD, ColourDraw, normalise
 from .loader import (
     Batch,

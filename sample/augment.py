@@ -7,25 +7,13 @@ deterministic, so a sample can be made again from its draws.
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from db import DataError
-
 Size = tuple[int, int]  # height, width
-
-
-class UnreadableImage(DataError):
-    """An image file that is missing, damaged, or not the one that was annotated."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -61,63 +49,6 @@ class View(NamedTuple):
     def boxes_to_input(self, boxes: np.ndarray) -> np.ndarray:
         """(n, 4) float64 boxes in image pixels -> input pixels, not clipped."""
         return (boxes + self[:2] * 2) * (self[2:] * 2)
-
-
-def read_image(path: str | os.PathLike, size: Size | None = None) -> np.ndarray:
-    """Decode an image file to uint8 (H, W, 3), BGR. With `size`, its (height, width) must be that.
-
-    Raises:
-        UnreadableImage: the file is missing, cut short or no image, or its size is another.
-    """
-    path = os.fspath(path)
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise UnreadableImage(path, error.strerror or str(error)) from None
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error:  # for one, more pixels than OpenCV agrees to decode
-        image = None
-    if not data:
-        raise UnreadableImage(path, "the file is empty")
-    if _is_truncated(data):
-        raise UnreadableImage(path, "the file is cut short")
-    if image is not None and size is not None and image.shape[:2] != tuple(size):
-        # Some annotate images as they are stored, others as their EXIF tag says to turn them: the size tells which.
-        stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        image = stored if stored is not None and stored.shape[:2] == tuple(size) else image
-    if image is None:
-        raise UnreadableImage(path, "not an image that OpenCV can decode")
-    if size is not None and image.shape[:2] != tuple(size):
-        found, expected = image.shape[:2], tuple(size)
-        raise UnreadableImage(
-            path, f"is {found[1]}x{found[0]} pixels, where its annotations say {expected[1]}x{expected[0]}"
-        )
-    return image
-
-
-def _is_truncated(data: bytes) -> bool:
-    """Whether a JPEG or PNG file ends before its end marker. OpenCV decodes some such files and leaves the rest grey.
-
-    What may follow the end marker is not looked at: cameras append all sorts of things. A JPEG's header is walked
-    segment by segment, because the thumbnail in it has an end marker of its own.
-    """
-    if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data
-    if not data.startswith(b"\xff\xd8"):
-        return False
-    at = 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF:
-            return False  # not as the standard has it: left to OpenCV
-        if data[at + 1] == 0xFF:  # fill byte
-            at += 1
-            continue
-        if data[at + 1] == 0xDA:  # start of scan: from here on the end marker cannot occur by chance
-            return data.rfind(b"\xff\xd9", at) < 0  # from the end: that is where it is
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return True
 
 
 def place(image: np.ndarray, center_x: int, center_y: int, size: Size) -> tuple[np.ndarray, tuple[int, int]]:

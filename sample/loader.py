@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from db import CocoIndex, DataError
+from db import CocoIndex, DataError, UnreadableImage, read_image
 
-from .augment import Augment, Size, UnreadableImage, apply_crop, apply_fit, draw_crop, draw_flip, read_image
+from .augment import Augment, Size, apply_crop, apply_fit, draw_crop, draw_flip
 from .colour import ColourDraw, draw_colour
 
 Key = tuple[int, int]  # epoch, position of the image in the index
