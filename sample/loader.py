@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from db import CocoIndex, DataError, UnreadableImage, read_image
+from db import AnnotationIndex, DataError, UnreadableImage, read_image
 
 from .augment import Augment, Size, apply_crop, apply_fit, draw_crop, draw_flip
 from .colour import ColourDraw, draw_colour
@@ -98,7 +98,7 @@ class TrainingSet(Dataset):
         DataError: on access, when 10 images in a row (or all there are) cannot be read.
     """
 
-    def __init__(self, index: CocoIndex, input_size: Size, augment: Augment | None, seed: int) -> None:
+    def __init__(self, index: AnnotationIndex, input_size: Size, augment: Augment | None, seed: int) -> None:
         self.index = index
         self.input_size = tuple(input_size)
         self.augment = augment
