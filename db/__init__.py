@@ -1,20 +1,31 @@
-"""Data on disk and its metrics: COCO index, toy data, result files, evaluation."""
+"""Annotated images on disk and their metrics: read index, coco, formats, splits, images, results, evaluation, toy."""
 
-from .coco import CocoIndex, load_index
+from .coco import load_index
 from .errors import DataError
-from .evaluation import FIGURES, Evaluation, GroundTruth, evaluate, false_discovery
+from .evaluation import FIGURES, Evaluation, evaluate, false_discovery
+from .formats import READERS
+from .images import UnreadableImage, read_image
+from .index import AnnotationIndex, Objects
 from .results import results_name, submission_note, to_results, write_results
+from .splits import DataOptions, Split, load_split, split_files
 
 __all__ = [
     "FIGURES",
-    "CocoIndex",
+    "READERS",
+    "AnnotationIndex",
     "DataError",
+    "DataOptions",
     "Evaluation",
-    "GroundTruth",
+    "Objects",
+    "Split",
+    "UnreadableImage",
     "evaluate",
     "false_discovery",
     "load_index",
+    "load_split",
+    "read_image",
     "results_name",
+    "split_files",
     "submission_note",
     "to_results",
     "write_results",

@@ -1,4 +1,4 @@
-"""COCO-format annotations as a handful of arrays, and the checks that make bad data fail early and by name."""
+"""Reads annotation files in COCO's format, and checks them: bad data fails early, with the file and the entry named."""
 
 from __future__ import annotations
 
@@ -6,86 +6,23 @@ import gc
 import json
 import os
 import re
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from .errors import DataError
+from .index import AnnotationIndex
 
 PathLike = str | os.PathLike
 
-# Polygons are two thirds of COCO's files, and nothing here wants them. (In a JSON text a quote within a string has a
+# Polygons are two thirds of COCO's files, and nothing here uses them. (In a JSON text a quote within a string has a
 # backslash before it, so this cannot match inside one.)
 POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[][0-9eE+.,\s-]*\]')
-
-
-@dataclass(frozen=True)
-class CocoIndex:
-    """What training and testing need to know of N images with M boxes of C categories.
-
-    Arrays only: train2017 takes about 40 MB, forked workers share the pages (no reference counts touch them), and
-    spawned workers receive one compact copy.
-
-    Images are in ascending order of their id. The boxes of one image are ordered by category, and within a category as
-    in the annotation file: the order in which the released code meets them (it asks for the annotations category by
-    category), which the order of the objects in goldens/targets_* confirms. Crowd boxes are among them, as there: the
-    released code trains on them too. Boxes of zero size stay in the index; sampling drops them together with those that
-    a crop leaves without area.
-    """
-
-    image_ids: np.ndarray  # (N,) int64, ascending
-    sizes: np.ndarray  # (N, 2) int32: height, width
-    names: np.ndarray  # (N,) fixed-width bytes: file names as the file system encodes them, sub-folders included
-    folder_of: np.ndarray  # (N,) int16: which of `folders` holds the image
-    folders: tuple[str, ...]
-    first: np.ndarray  # (N + 1,) int64: the boxes of image i are rows first[i]:first[i + 1]
-    boxes: np.ndarray  # (M, 4) float64: x1, y1, x2, y2 in pixels, x2 = x1 + COCO's width
-    labels: np.ndarray  # (M,) int64: 0 to C - 1, the position of the category in category_ids
-    crowd: np.ndarray  # (M,) bool
-    category_ids: tuple[int, ...]  # ascending
-    category_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.category_ids)
-
-    def path(self, i: int) -> str:
-        """Path of image i."""
-        return os.path.join(self.folders[self.folder_of[i]], os.fsdecode(bytes(self.names[i])))
-
-    def annotations(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes (n, 4) float64 in pixels and labels (n,) int64 of image i, as views."""
-        rows = slice(self.first[i], self.first[i + 1])
-        return self.boxes[rows], self.labels[rows]
-
-    def take(self, indices: Sequence[int] | np.ndarray) -> CocoIndex:
-        """An index of the images at these positions alone, in ascending order of their id."""
-        indices = np.unique(np.asarray(indices, dtype=np.int64))
-        counts = np.diff(self.first)[indices]
-        first = np.concatenate([[0], np.cumsum(counts)])
-        # Row r of the new index is row (r - new start of its image) + (old start of its image) of this one.
-        rows = np.arange(first[-1]) + np.repeat(self.first[indices] - first[:-1], counts)
-        return replace(
-            self,
-            image_ids=self.image_ids[indices],
-            sizes=self.sizes[indices],
-            names=self.names[indices],
-            folder_of=self.folder_of[indices],
-            first=first,
-            boxes=self.boxes[rows],
-            labels=self.labels[rows],
-            crowd=self.crowd[rows],
-        )
-
-    def limit(self, n: int) -> CocoIndex:
-        """The first n images by id; 0 keeps all."""
-        return self.take(np.arange(min(n, len(self)))) if n else self
+LARGEST = sys.float_info.max
 
 
 def load_index(
@@ -93,70 +30,66 @@ def load_index(
     images: PathLike | Sequence[PathLike],
     limit: int = 0,
     require_boxes: bool = True,
-) -> CocoIndex:
+) -> AnnotationIndex:
     """Read COCO annotation files and find their images.
 
     Args:
         annotations: annotation files, merged into one index. Their categories must be the same.
         images: folders in which the images are looked for: one in the 2017 layout, train2014 and val2014 in 2014's.
-        limit: if above 0, keep the first so many images by id; only those need to be on disk.
+        limit: if above 0, keep only this many images, the first by id. Only these need to be on disk.
         require_boxes: whether a file without `annotations` (COCO's image_info files of test-dev) is an error.
 
-    Category ids may have gaps and come in any order. `iscrowd` may be missing (0), and so may `area`, `segmentation`
-    and the ids of annotations.
+    Category ids may have gaps and come in any order. `iscrowd` may be missing (0), and so may `area` (the area of the
+    box), `segmentation` and the ids of annotations.
 
     Raises:
         DataError: for anything that is missing, malformed or contradictory; the message names the file and the entry.
     """
-    files = [parse(path, read_coco(path), require_boxes) for path in listed(annotations, "annotation file")]
-    check_together(files)
-    head = files[0]
-    image_ids = np.concatenate([file["image_ids"] for file in files])
-    order = np.argsort(image_ids, kind="stable")
+    files = [parse(path, read_json(path), require_boxes) for path in _paths(annotations, "annotation file")]
+    _check_together(files)
+    image_ids = np.concatenate([file.image_ids for file in files])
+    names = [name for file in files for name in file.names]
+    starts = np.cumsum([0] + [len(file.names) for file in files[:-1]])
+    box_image = np.concatenate([start + file.box_image for start, file in zip(starts, files, strict=True)])
 
-    # Position of each image in the sorted index, then boxes by (image, label, place in the file); lexsort is stable.
-    position = np.empty(len(order), dtype=np.int64)
-    position[order] = np.arange(len(order))
-    starts = np.cumsum([0] + [len(file["names"]) for file in files[:-1]])
-    box_image = np.concatenate([position[start + file["box_image"]] for start, file in zip(starts, files, strict=True)])
-    labels = np.concatenate([file["labels"] for file in files])
-    rows = np.lexsort((labels, box_image))
+    kept = np.argsort(image_ids, kind="stable")[: limit if limit > 0 else None]
+    position = np.full(len(image_ids), -1)  # of each image among those kept
+    position[kept] = np.arange(len(kept))
+    box_image = position[box_image]
+    rows = np.flatnonzero(box_image >= 0)
 
-    all_names = [name for file in files for name in file["names"]]
-    kept = order[:limit] if limit > 0 else order
-    names = [all_names[i] for i in kept]
-    folders, folder_of = _locate(names, listed(images, "image folder"), head["path"])
-    index = CocoIndex(
-        image_ids=image_ids[order],
-        sizes=np.concatenate([file["sizes"] for file in files])[order],
-        names=np.zeros(len(order), dtype="S1"),
-        folder_of=np.zeros(len(order), dtype=np.int16),
+    kept_names = [names[i] for i in kept]
+    folders, folder_of = _locate(kept_names, _paths(images, "image folder"), files[0].path)
+    of_boxes = ("boxes", "extents", "areas", "labels", "crowd")
+    return AnnotationIndex.build(
+        image_ids=image_ids[kept],
+        sizes=np.concatenate([file.sizes for file in files])[kept],
+        names=kept_names,
         folders=folders,
-        first=np.concatenate([[0], np.cumsum(np.bincount(box_image, minlength=len(order)))]),
-        boxes=np.concatenate([file["boxes"] for file in files])[rows],
-        labels=labels[rows],
-        crowd=np.concatenate([file["crowd"] for file in files])[rows],
-        category_ids=tuple(head["categories"]),
-        category_names=tuple(head["categories"].values()),
-    ).limit(limit)
-    return replace(index, names=np.array([os.fsencode(name) for name in names]), folder_of=folder_of)
+        folder_of=folder_of,
+        box_image=box_image[rows],
+        category_ids=tuple(files[0].categories),
+        category_names=tuple(files[0].categories.values()),
+        sources=[file.path for file in files],
+        **{name: np.concatenate([getattr(file, name) for file in files])[rows] for name in of_boxes},
+    )
 
 
-def read_coco(path: PathLike) -> dict:
-    """The JSON object in an annotation file, polygons left out (`segmentation` is null in their place).
+def read_json(path: PathLike) -> dict:
+    """The JSON object in an annotation file, without its polygons (`segmentation` is null in their place).
 
     Raises:
         DataError: there is no such file, or it holds no JSON object.
     """
     collecting = gc.isenabled()
-    gc.disable()  # millions of small objects and no cycles: the collector would cost as much as the parsing
+    gc.disable()  # millions of small objects and no cycles: the collector would take as long as the parsing
     try:
         with open(path, "rb") as file:
             text = file.read()
         try:
             content = json.loads(POLYGONS.sub(b'"segmentation":null', text))
         except json.JSONDecodeError:
-            content = json.loads(text)  # for the place of the error in the file itself
+            content = json.loads(text)  # again, for the position of the error in the file itself
     except FileNotFoundError:
         raise DataError(f"{path}: no such annotation file. Check the path, or put the file there.") from None
     except OSError as error:
@@ -179,8 +112,25 @@ def read_coco(path: PathLike) -> dict:
     return content
 
 
-def parse(path: Path, content: dict, require_boxes: bool = True) -> dict:
-    """What read_coco returned, checked, as arrays in file order; box_image holds positions in the file's `images`."""
+@dataclass(frozen=True)
+class CocoFile:
+    """One annotation file, checked, as arrays in the order of the file: n images, m boxes."""
+
+    path: Path
+    categories: dict[int, str]  # names by id, ids ascending
+    image_ids: np.ndarray  # (n,) int64
+    names: list[str]  # n file names
+    sizes: np.ndarray  # (n, 2) int32: height, width
+    box_image: np.ndarray  # (m,) int64: position of the box's image in image_ids
+    labels: np.ndarray  # (m,) int64: position of the box's category in categories
+    boxes: np.ndarray  # (m, 4) float64: x1, y1, x2, y2
+    extents: np.ndarray  # (m, 2) float64: width, height
+    areas: np.ndarray  # (m,) float64
+    crowd: np.ndarray  # (m,) bool
+
+
+def parse(path: Path, content: dict, require_boxes: bool = True) -> CocoFile:
+    """Check what `read_json` returned, and turn it into arrays. DataError for the first entry that is wrong."""
     for field in ("images", "categories", "annotations"):
         if field not in content:
             if field == "annotations" and not require_boxes:
@@ -194,71 +144,82 @@ def parse(path: Path, content: dict, require_boxes: bool = True) -> dict:
             raise DataError(f"{path}: not COCO: `{field}` is missing at the top level.{hint}")
         if not isinstance(content[field], list):
             raise DataError(f"{path}: not COCO: `{field}` must be a list, and is a {type(content[field]).__name__}.")
+    categories = _categories(path, content["categories"])
+    image_ids, names, sizes = _images(path, content["images"])
+    return CocoFile(
+        path, categories, image_ids, names, sizes, **_annotations(path, content["annotations"], image_ids, categories)
+    )
 
-    entries = content["categories"]
+
+def _categories(path: Path, entries: list) -> dict[int, str]:
+    """Names of the categories by id, ids ascending."""
     if not entries:
         raise DataError(f"{path}: `categories` is empty. List the classes of the boxes there.")
     ids = _integers(path, "categories", entries, "id")
     order = np.argsort(ids, kind="stable")
     _no_duplicates(ids, order, [path] * len(ids), "categories", "category id")
     names = _column(path, "categories", entries, "name", (str,))
-    categories = {int(ids[i]): names[i] for i in order}
-    category_ids = ids[order]
+    return {int(ids[i]): names[i] for i in order}
 
-    entries = content["images"]
+
+def _images(path: Path, entries: list) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Ids (n,), n file names, and sizes (n, 2) int32 of the images."""
     if not entries:
         raise DataError(f"{path}: `images` is empty: there is nothing to read.")
-    image_ids = _integers(path, "images", entries, "id")
-    image_order = np.argsort(image_ids, kind="stable")
-    _no_duplicates(image_ids, image_order, [path] * len(image_ids), "images", "image id")
+    ids = _integers(path, "images", entries, "id")
+    _no_duplicates(ids, np.argsort(ids, kind="stable"), [path] * len(ids), "images", "image id")
     names = _column(path, "images", entries, "file_name", (str,))
     sizes = np.stack([_integers(path, "images", entries, key) for key in ("height", "width")], axis=1)
     bad = np.flatnonzero(((sizes < 1) | (sizes > 1_000_000)).any(axis=1))
     if len(bad):
         i = bad[0]
         raise DataError(
-            f"{path}: images[{i}] (id {image_ids[i]}, {names[i]}): height {sizes[i, 0]}, width {sizes[i, 1]}: "
+            f"{path}: images[{i}] (id {ids[i]}, {names[i]}): height {sizes[i, 0]}, width {sizes[i, 1]}: "
             "both must be at least 1 pixel (and no more than a million). Write the image's true size."
         )
+    return ids, names, sizes.astype(np.int32)
 
-    entries = content["annotations"]
-    box_image = _lookup(path, entries, "image_id", image_ids, image_order, "images")
-    labels = _lookup(path, entries, "category_id", category_ids, np.arange(len(category_ids)), "categories")
+
+def _annotations(path: Path, entries: list, image_ids: np.ndarray, categories: dict[int, str]) -> dict[str, np.ndarray]:
+    """The fields of CocoFile that describe boxes, by name."""
+    box_image = _lookup(path, entries, "image_id", image_ids, "images")
+    labels = _lookup(path, entries, "category_id", np.array(list(categories)), "categories")
     if all("id" in entry for entry in entries):
         ids = _integers(path, "annotations", entries, "id")
         _no_duplicates(ids, np.argsort(ids, kind="stable"), [path] * len(ids), "annotations", "annotation id")
     crowd = [entry.get("iscrowd", 0) for entry in entries]
     for i in (i for i, value in enumerate(crowd) if value not in (0, 1)):
         raise DataError(f"{path}: annotations[{i}].iscrowd is {crowd[i]!r}; it must be 0 or 1.")
+    boxes, extents = _boxes(path, entries)
     return {
-        "path": path,
-        "categories": categories,
-        "image_ids": image_ids,
-        "names": names,
-        "sizes": sizes.astype(np.int32),
         "box_image": box_image,
         "labels": labels,
-        "boxes": _boxes(path, entries),
+        "boxes": boxes,
+        "extents": extents,
+        "areas": _areas(path, entries, extents),
         "crowd": np.array(crowd, dtype=bool),
     }
 
 
-def check_together(files: list[dict]) -> None:
-    """DataError unless these parsed files may be merged: the same categories, and no image in two of them."""
+def _check_together(files: list[CocoFile]) -> None:
+    """DataError unless these files can be merged: the same categories, and no image in two of them."""
     head = files[0]
     for file in files[1:]:
-        if file["categories"] != head["categories"]:
+        if file.categories != head.categories:
             raise DataError(
-                f"{file['path']}: its categories differ from those of {head['path']}. Files read together must list "
+                f"{file.path}: its categories differ from those of {head.path}. Files read together must list "
                 "the same category ids and names; make them agree, or use the files one at a time."
             )
-    image_ids = np.concatenate([file["image_ids"] for file in files])
-    paths = [file["path"] for file in files for _ in file["names"]]
+    image_ids = np.concatenate([file.image_ids for file in files])
+    paths = [file.path for file in files for _ in file.names]
     _no_duplicates(image_ids, np.argsort(image_ids, kind="stable"), paths, "images", "image id")
 
 
 def _column(path: Path, table: str, entries: list, key: str, types: tuple[type, ...]) -> list:
-    """entries[i][key] for all i. The quick way is tried first; the culprit is looked for only if that fails."""
+    """entries[i][key] for all i. DataError for the first that is missing or of another type.
+
+    The whole column is tried first, which is fast; the wrong entry is searched for only if that fails.
+    """
     try:
         values = [entry[key] for entry in entries]
         if set(map(type, values)) <= set(types):
@@ -275,10 +236,11 @@ def _column(path: Path, table: str, entries: list, key: str, types: tuple[type, 
                 {"str": "a text", "int": "a whole number", "list": "a list"}[t.__name__] for t in types
             )
             raise DataError(f"{path}: {table}[{i}].{key} must be {wanted}, and is {_brief(entry[key])}{_named(entry)}.")
-    raise AssertionError("a failing entry was found the first time")
+    raise AssertionError("the column failed, but none of its entries did")
 
 
 def _integers(path: Path, table: str, entries: list, key: str) -> np.ndarray:
+    """entries[i][key] for all i, as int64."""
     values = _column(path, table, entries, key, (int,))
     try:
         return np.array(values, dtype=np.int64)
@@ -287,8 +249,9 @@ def _integers(path: Path, table: str, entries: list, key: str) -> np.ndarray:
         raise DataError(f"{path}: {table}[{i}].{key} is {values[i]}: too large for a 64-bit number.") from None
 
 
-def _lookup(path: Path, entries: list, key: str, ids: np.ndarray, order: np.ndarray, table: str) -> np.ndarray:
-    """Position in ids of every annotation's key. order sorts ids."""
+def _lookup(path: Path, entries: list, key: str, ids: np.ndarray, table: str) -> np.ndarray:
+    """Position in ids, which are those of `table`, of every annotation's key."""
+    order = np.argsort(ids, kind="stable")
     wanted = _integers(path, "annotations", entries, key)
     ascending = ids[order]
     place = np.minimum(np.searchsorted(ascending, wanted), len(ids) - 1)
@@ -302,15 +265,18 @@ def _lookup(path: Path, entries: list, key: str, ids: np.ndarray, order: np.ndar
     return order[place]
 
 
-def _boxes(path: Path, entries: list) -> np.ndarray:
-    """(M, 4) float64 x1, y1, x2, y2 of the annotations' x, y, width, height."""
+def _boxes(path: Path, entries: list) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (m, 4) float64 x1, y1, x2, y2 and extents (m, 2) width, height of the annotations' x, y, width, height."""
     lists = _column(path, "annotations", entries, "bbox", (list,))
     if not set(map(len, lists)) <= {4} or not set(map(type, chain.from_iterable(lists))) <= {int, float}:
         i = next(i for i, b in enumerate(lists) if len(b) != 4 or not {type(v) for v in b} <= {int, float})
         raise DataError(
             f"{path}: annotations[{i}].bbox is {_brief(lists[i])}; it must be 4 numbers{_named(entries[i])}."
         )
-    boxes = np.fromiter(chain.from_iterable(lists), dtype=np.float64, count=4 * len(lists)).reshape(-1, 4)
+    try:
+        boxes = np.fromiter(chain.from_iterable(lists), dtype=np.float64, count=4 * len(lists)).reshape(-1, 4)
+    except OverflowError:  # an integer beyond the largest float64 counts as infinity
+        boxes = np.array([[v if abs(v) <= LARGEST else np.inf for v in box] for box in lists], dtype=np.float64)
     for bad, what in (
         (~np.isfinite(boxes).all(axis=1), "holds NaN or infinity"),
         ((boxes[:, 2:] < 0).any(axis=1), "has a negative width or height (COCO boxes are x, y, width, height)"),
@@ -321,8 +287,29 @@ def _boxes(path: Path, entries: list) -> np.ndarray:
                 f"{path}: annotations[{i}].bbox {_brief(lists[i])} {what}{_named(entries[i])}; {bad.sum()} such boxes "
                 "in all. Correct or remove them."
             )
+    extents = boxes[:, 2:].copy()
     boxes[:, 2:] += boxes[:, :2]
-    return boxes
+    return boxes, extents
+
+
+def _areas(path: Path, entries: list, extents: np.ndarray) -> np.ndarray:
+    """(m,) float64: the annotations' `area`; where that is missing or null, the area of the box."""
+    areas = extents.prod(axis=1)
+    given = [entry.get("area") for entry in entries]
+    bad = [
+        i
+        for i, area in enumerate(given)
+        if area is not None and not (type(area) in (int, float) and 0 <= area <= LARGEST)
+    ]
+    if bad:
+        i = bad[0]
+        raise DataError(
+            f"{path}: annotations[{i}].area is {_brief(given[i])}; it must be a finite number of at least 0"
+            f"{_named(entries[i])}; {len(bad)} such areas in all. Correct them, or remove them to use the boxes' areas."
+        )
+    rows = [i for i, area in enumerate(given) if area is not None]
+    areas[rows] = [given[i] for i in rows]
+    return areas
 
 
 def _no_duplicates(ids: np.ndarray, order: np.ndarray, paths: list[Path], table: str, what: str) -> None:
@@ -338,7 +325,10 @@ def _no_duplicates(ids: np.ndarray, order: np.ndarray, paths: list[Path], table:
 
 
 def _locate(names: list[str], images: list[Path], annotation_file: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    """For each file name the folder that holds it: every folder is listed once, no file is asked for by itself."""
+    """The folders (absolute, each once), and for each file name the position of the folder that holds it (n,) int16.
+
+    Every folder is listed once. This is much faster than asking for each file where folders are on network storage.
+    """
     folders = list(dict.fromkeys(os.path.abspath(folder) for folder in images))
     for folder in folders:
         if not os.path.isdir(folder):
@@ -346,17 +336,12 @@ def _locate(names: list[str], images: list[Path], annotation_file: Path) -> tupl
                 f"{folder}: no such image folder. Check the path, or put the images of {annotation_file} there."
             )
     split = [os.path.split(name) for name in names]
+    subs = {sub for sub, _ in split}
     found = np.full(len(names), -1, dtype=np.int16)
-    listed = 0
+    entries = 0
     for k, folder in enumerate(folders):
-        files = {}
-        for sub in {sub for sub, _ in split}:
-            try:
-                with os.scandir(os.path.join(folder, sub)) as entries:
-                    files[sub] = {entry.name for entry in entries}
-            except (OSError, ValueError):  # the sub-folder is in another image folder, or the name is no file name
-                files[sub] = set()
-        listed += sum(map(len, files.values()))
+        files = {sub: _list_folder(os.path.join(folder, sub)) for sub in subs}
+        entries += sum(map(len, files.values()))
         here = np.fromiter((name in files[sub] for sub, name in split), dtype=bool, count=len(names))
         twice = np.flatnonzero(here & (found >= 0))
         if len(twice):
@@ -369,7 +354,7 @@ def _locate(names: list[str], images: list[Path], annotation_file: Path) -> tupl
     missing = np.flatnonzero(found < 0)
     if len(missing):
         where = " and ".join(folders)
-        if not listed:
+        if not entries:
             raise DataError(
                 f"{where}: empty, where {len(names)} images listed in {annotation_file} should be. Put them there."
             )
@@ -381,7 +366,17 @@ def _locate(names: list[str], images: list[Path], annotation_file: Path) -> tupl
     return tuple(folders), found
 
 
-def listed(paths: PathLike | Sequence[PathLike], what: str) -> list[Path]:
+def _list_folder(folder: str) -> set[str]:
+    """Names in a folder; empty where it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except (OSError, ValueError):  # the sub-folder is in another image folder, or its name is not a valid path
+        return set()
+
+
+def _paths(paths: PathLike | Sequence[PathLike], what: str) -> list[Path]:
+    """One path or several as a list. DataError if there is none."""
     paths = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
     if not paths:
         raise DataError(f"no {what} is given. Name at least one.")
@@ -389,11 +384,12 @@ def listed(paths: PathLike | Sequence[PathLike], what: str) -> list[Path]:
 
 
 def _named(entry: dict) -> str:
-    """How to find an entry of an annotation file again, for messages."""
+    """The ids and the file name of an entry of an annotation file, for messages."""
     known = [f"{key} {_brief(entry[key])}" for key in ("id", "image_id", "file_name") if key in entry]
     return f" ({', '.join(known)})" if known else ""
 
 
 def _brief(value: object) -> str:
+    """The value as Python writes it, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""Detections in COCO's result format: conversion, result files, and what the test-dev server wants."""
+"""Detections in COCO's result format: conversion, result files, and what the test-dev server expects."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .coco import CocoIndex
 from .errors import DataError
+from .index import AnnotationIndex
 
 
 def to_results(
-    index: CocoIndex, i: int, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, decimals: int | None
+    index: AnnotationIndex, i: int, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, decimals: int | None
 ) -> list[dict]:
     """Detections of image i of the index as COCO results, in the order given.
 
@@ -22,25 +22,25 @@ def to_results(
         boxes: (n, 4) float x1, y1, x2, y2 in pixels of the image.
         scores: (n,) float.
         labels: (n,) 0 to C - 1.
-        decimals: to how many decimals coordinates and scores are rounded; None keeps full precision. The released code
-            takes 2, and rounds x1, y1 and the differences x2 - x1, y2 - y1 (not x2 and y2 first), formed in float32.
+        decimals: number of decimals that coordinates and scores are rounded to; None keeps full precision. The released
+            code takes 2. It rounds x1, y1 and the differences x2 - x1, y2 - y1, which it computes in float32; x2 and y2
+            are not rounded before the subtraction.
     """
     boxes = np.asarray(boxes).reshape(-1, 4)
     bboxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
     values = [[*bbox, score] for bbox, score in zip(bboxes, np.asarray(scores).tolist(), strict=True)]
-    if (
-        decimals is not None
-    ):  # Python's round takes the nearest decimal, as formatting with "%.2f" does; numpy's may not
+    if decimals is not None:
+        # Python's round gives the nearest decimal, as formatting with "%.2f" does; numpy's may not
         values = [[round(value, decimals) for value in row] for row in values]
-    image_id = int(index.image_ids[i])
+    image_id, category_ids = int(index.image_ids[i]), [int(category) for category in index.category_ids]
     return [
-        {"image_id": image_id, "category_id": index.category_ids[int(label)], "bbox": row[:4], "score": row[4]}
+        {"image_id": image_id, "category_id": category_ids[int(label)], "bbox": row[:4], "score": row[4]}
         for row, label in zip(values, np.asarray(labels).tolist(), strict=True)
     ]
 
 
 def write_results(path: str | os.PathLike, results: list[dict]) -> None:
-    """Write a result file, whole or not at all. DataError if a coordinate or score is NaN or infinite."""
+    """Write a result file atomically. DataError if a coordinate or score is NaN or infinite."""
     path = Path(path)
     try:
         text = json.dumps(results, allow_nan=False)
@@ -56,7 +56,7 @@ def write_results(path: str | os.PathLike, results: list[dict]) -> None:
 
 
 def check_results(results: object) -> None:
-    """DataError unless results is a list of COCO bounding-box results."""
+    """DataError unless results is a list of COCO bounding box results."""
     if not isinstance(results, list):
         raise DataError(f"not COCO results: a {type(results).__name__}, where a list of detections is expected.")
     for i, result in enumerate(results):
@@ -75,10 +75,15 @@ def check_results(results: object) -> None:
 
 
 def results_name(annotated: bool, annotation_stem: str, algorithm: str) -> str:
-    """File name for the results on images whose annotation file is called annotation_stem + ".json".
+    """File name for the results on the images of an annotation file.
 
-    Where only the evaluation server has the boxes (an image_info file, as for test-dev2017), this is the name it asks
-    for: detections_test-dev2017_<algorithm>_results.json. Otherwise results.json.
+    Where only the evaluation server has the boxes (an image_info file, as for test-dev2017), this is the name that the
+    server requires: detections_test-dev2017_<algorithm>_results.json. Otherwise results.json.
+
+    Args:
+        annotated: whether the annotation file has boxes.
+        annotation_stem: the name of the annotation file without ".json".
+        algorithm: name of the submission; characters that the server does not allow become "-".
     """
     subset = annotation_stem.removeprefix("image_info_")
     if annotated or subset == annotation_stem:

@@ -1,11 +1,16 @@
-"""Options of the data: the config's `data:` section."""
+"""Options of the data (the config's `data:` section), and the index of a split that they describe."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, NonNegativeInt
+
+from .errors import DataError
+from .formats import READERS
+from .index import AnnotationIndex
 
 Paths = Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -40,3 +45,27 @@ class DataOptions:
         default_factory=lambda: Split(("test2017",), ("annotations/image_info_test-dev2017.json",))
     )
     """Split without annotations, whose detections go to COCO's evaluation server. null: none."""
+
+
+def load_split(options: DataOptions, name: str, require_boxes: bool = True) -> AnnotationIndex:
+    """The index of the split `name` (train, val or test), read by the reader of the options' format.
+
+    Args:
+        require_boxes: whether annotation files without boxes are an error.
+
+    Raises:
+        DataError: an unknown format, a split that is null, or data that the reader rejects.
+    """
+    reader = READERS.get(options.format)
+    if reader is None:
+        raise DataError(f"data.format is {options.format!r}, which is not a known format: {', '.join(READERS)}.")
+    folders, files = split_files(options, name)
+    return reader(files, folders, getattr(options, name).limit, require_boxes)
+
+
+def split_files(options: DataOptions, name: str) -> tuple[list[Path], list[Path]]:
+    """Image folders and annotation files of the split `name`. DataError if the split is null."""
+    split = getattr(options, name)
+    if split is None:
+        raise DataError(f"data.{name} is null in this config: name its images and annotations.")
+    return [Path(options.root, path) for path in split.images], [Path(options.root, path) for path in split.annotations]

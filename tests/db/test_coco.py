@@ -6,6 +6,8 @@ import pytest
 
 from db import DataError, load_index
 
+ARRAYS = ("image_ids", "sizes", "first", "boxes", "extents", "areas", "labels", "crowd")
+
 
 def small(folder, images=2):
     """A valid annotation file's content and its image files: two boxes on the first image, one on the last."""
@@ -45,8 +47,16 @@ def test_reads_arrays_in_order(tmp_path):
     assert boxes.tolist() == [[5, 6, 12, 14], [1, 2, 4, 6.5]] and labels.tolist() == [0, 1]
     assert index.crowd.tolist() == [True, False, False]
     assert index.annotations(1)[0].tolist() == [[0, 0, 60, 0]]  # a box of zero size stays
-    dtypes = {name: getattr(index, name).dtype for name in ("image_ids", "sizes", "first", "boxes", "labels", "crowd")}
+    assert index.extents.tolist() == [[7, 8], [3, 4.5], [60, 0]] and index.areas.tolist() == [5, 13.5, 0]
+    assert index.sources == (str(tmp_path / "a.json"),)
+    objects, whole_arrays = index.objects(0), (index.boxes, index.labels, index.crowd)
+    assert objects.boxes.tolist() == boxes.tolist() and objects.labels.tolist() == [0, 1]
+    assert objects.crowd.tolist() == [True, False]
+    assert all(np.shares_memory(view, whole) for view, whole in zip(objects, whole_arrays, strict=True))
+    dtypes = {name: getattr(index, name).dtype for name in ARRAYS}
     assert dtypes == {"image_ids": np.int64, "sizes": np.int32, "first": np.int64, "boxes": np.float64} | {
+        "extents": np.float64,
+        "areas": np.float64,
         "labels": np.int64,
         "crowd": np.bool_,
     }
@@ -71,6 +81,27 @@ def test_take_and_limit(tmp_path):
     assert len(index.limit(0)) == 4 and len(index.limit(9)) == 4 and index.limit(2).image_ids.tolist() == [10, 20]
     assert len(index.take([])) == 0
     assert pickle.loads(pickle.dumps(part)).path(0) == index.path(0)
+
+
+def test_take_keeps_rows_together(tmp_path):
+    content = small(tmp_path / "images", images=4)
+    whole = load(tmp_path, content)
+    last = whole.take([3])
+    for name in ("boxes", "extents", "areas", "labels", "crowd"):
+        assert getattr(last, name).tolist() == getattr(whole, name)[2:].tolist(), name
+    assert load(tmp_path, content, limit=1).areas.tolist() == [5, 13.5]
+
+
+def test_memory_for_train2017(tmp_path):
+    """Under 100 MB for the 118,287 images and 860,001 boxes of train2017."""
+    index = load(tmp_path, small(tmp_path / "images", images=4))
+    per_image, per_box = len("000000000000.jpg") + index.first.itemsize, 0
+    for name, array in vars(index).items():
+        if isinstance(array, np.ndarray) and name not in ("names", "first"):
+            assert len(array) in (len(index), len(index.boxes)), name
+            per_image += array[0].nbytes * (len(array) == len(index))
+            per_box += array[0].nbytes * (len(array) == len(index.boxes))
+    assert 118_287 * per_image + 860_001 * per_box < 100e6
 
 
 def test_limit_needs_only_its_images(tmp_path):
@@ -178,6 +209,25 @@ BAD = {
     "unknown image": (changed("annotations", 1, image_id=11), r"annotations\[1\]\.image_id is 11, which is not the id"),
     "unknown category": (changed("annotations", 1, category_id=99), r"annotations\[1\]\.category_id is 99, which is"),
     "no category id": (changed("annotations", 1, category_id=KeyError), r"annotations\[1\]\.category_id is missing"),
+    "area NaN": (
+        changed("annotations", 1, area=float("nan")),
+        r"annotations\[1\]\.area is nan; it must be a finite number",
+    ),
+    "area infinite": (
+        changed("annotations", 1, area=float("inf")),
+        r"annotations\[1\]\.area is inf; it must be a finite",
+    ),
+    "area huge": (
+        changed("annotations", 1, area=10**400),
+        r"annotations\[1\]\.area is 1000.*it must be a finite number",
+    ),
+    "area negative": (
+        changed("annotations", 2, area=-1),
+        r"annotations\[2\]\.area is -1; .* \(id 3, .*1 such areas in all",
+    ),
+    "area text": (changed("annotations", 1, area="5"), r"annotations\[1\]\.area is '5'; it must be a finite number"),
+    "area list": (changed("annotations", 1, area=[5]), r"annotations\[1\]\.area is \[5\]; it must be a finite number"),
+    "bbox huge": (changed("annotations", 1, bbox=[1, 2, 10**400, 4]), r"annotations\[1\]\.bbox .*infinity"),
     "iscrowd": (changed("annotations", 1, iscrowd="no"), r"annotations\[1\]\.iscrowd is 'no'; it must be 0 or 1"),
 }
 
@@ -239,6 +289,13 @@ def test_image_in_two_folders(tmp_path):
     with pytest.raises(DataError, match=r"1\.jpg: in .*images as well as in .*more"):
         load_index([file], [tmp_path / "images", tmp_path / "more"])
     assert len(load_index(file, [tmp_path / "images", tmp_path / "images"])) == 2  # naming a folder twice is no harm
+
+
+def test_area_missing_or_null_is_the_boxes(tmp_path):
+    content = small(tmp_path / "images")
+    content["annotations"][1]["area"] = None
+    content["annotations"][2]["area"] = 7
+    assert load(tmp_path, content).areas.tolist() == [56, 13.5, 7]
 
 
 def test_bccd(shared_data):

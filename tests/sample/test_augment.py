@@ -1,23 +1,20 @@
-"""Reading images and laying them on the network's input."""
+"""Laying images on the network's input."""
 
 import json
 
-import cv2
 import numpy as np
 import pytest
 
-from db import DataError, load_index
+from db import load_index, read_image
 from sample.augment import (
     Augment,
     Crop,
-    UnreadableImage,
     apply_crop,
     apply_fit,
     crop_image,
     draw_crop,
     fit_image,
     place,
-    read_image,
 )
 
 
@@ -40,58 +37,6 @@ def test_golden_crop_resize_mirror(goldens, shared_data):
         assert np.array_equal(image[::73], rows)
         assert np.array_equal(boxes, expected[f"{n}_dets"][:, :4])
         assert np.array_equal(labels + 1, expected[f"{n}_dets"][:, 4])  # the golden's classes count from 1
-
-
-def test_read_image(tmp_path):
-    image = picture(20, 30)
-    cv2.imwrite(str(tmp_path / "a.png"), image)
-    assert np.array_equal(read_image(tmp_path / "a.png", (20, 30)), image)
-    with pytest.raises(UnreadableImage, match=r"a\.png: is 30x20 pixels, where its annotations say 20x30"):
-        read_image(tmp_path / "a.png", (30, 20))
-    with pytest.raises(DataError, match=r"none\.jpg: No such file"):
-        read_image(tmp_path / "none.jpg")
-    with pytest.raises(UnreadableImage):
-        read_image(tmp_path)
-    for content, reason in ((b"", "empty"), (b"GIF? no", "not an image")):
-        (tmp_path / "bad.jpg").write_bytes(content)
-        with pytest.raises(UnreadableImage, match=reason):
-            read_image(tmp_path / "bad.jpg")
-
-
-def jpeg(image, *options):
-    return cv2.imencode(".jpg", image, options)[1].tobytes()
-
-
-@pytest.mark.parametrize("progressive", [0, 1])
-def test_truncated_jpeg(tmp_path, progressive):
-    data = jpeg(picture(120, 160), cv2.IMWRITE_JPEG_PROGRESSIVE, progressive)
-    thumbnail = jpeg(picture(16, 16))
-    exif = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
-    data = data[:2] + exif + data[2:]  # a thumbnail in the header, with an end marker of its own
-    path = tmp_path / "a.jpg"
-    for whole in (data, data + b"what some cameras append", data[:2] + b"\xff" + data[2:]):
-        path.write_bytes(whole)
-        assert read_image(path).shape == (120, 160, 3)
-    for length in (len(data) - 2, len(data) * 3 // 4, len(data) // 2, len(exif) // 2):
-        path.write_bytes(data[:length])
-        with pytest.raises(UnreadableImage):
-            read_image(path)
-
-
-def test_truncated_png(tmp_path):
-    data = cv2.imencode(".png", picture(120, 160))[1].tobytes()
-    path = tmp_path / "a.png"
-    for length in (len(data) - 12, len(data) // 2):
-        path.write_bytes(data[:length])
-        with pytest.raises(UnreadableImage):
-            read_image(path)
-
-
-def test_real_images_are_readable(shared_data):
-    paths = sorted((shared_data / "coco_tiny").glob("*/*.jpg")) + sorted((shared_data / "bccd").glob("*/*.jpg"))
-    assert len(paths) > 100
-    for path in paths:
-        read_image(path)
 
 
 def test_place():
@@ -173,15 +118,3 @@ def test_boxes_are_clipped_and_dropped():
 
 def test_tiny_scale_keeps_a_pixel():
     assert crop_image(picture(4, 4), Crop(0.001, 2, 2, False), (64, 64))[0].shape == (64, 64, 3)
-
-
-def test_images_turned_by_their_exif_tag(tmp_path):
-    """The annotated size tells whether an image was annotated as stored or as turned."""
-    stored = picture(20, 30)
-    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6: 90 degrees
-    data = jpeg(stored)
-    data = data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:]
-    (tmp_path / "a.jpg").write_bytes(data)
-    assert read_image(tmp_path / "a.jpg", (20, 30)).shape == (20, 30, 3)
-    assert read_image(tmp_path / "a.jpg", (30, 20)).shape == (30, 20, 3)
-    assert read_image(tmp_path / "a.jpg").shape == (30, 20, 3)

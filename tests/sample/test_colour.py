@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import torch
 
-from db import load_index
-from sample.augment import Crop, apply_crop, read_image
+from db import load_index, read_image
+from sample.augment import Crop, apply_crop
 from sample.colour import (
     BRIGHTNESS,
     CONTRAST,

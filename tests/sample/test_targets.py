@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from db import load_index
-from sample.augment import apply_fit, read_image
+from db import load_index, read_image
+from sample.augment import apply_fit
 from sample.targets import (
     CORNERS,
     OBJECTS_AT_ONCE,

@@ -1,0 +1,79 @@
+"""Reads image files, and rejects those that are damaged or are not the image that was annotated."""
+
+from __future__ import annotations
+
+import os
+
+import cv2
+import numpy as np
+
+from .errors import DataError
+
+
+class UnreadableImage(DataError):
+    """An image file that is missing, damaged, or not the one that was annotated."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decode an image file to uint8 (H, W, 3), BGR.
+
+    Args:
+        size: the (height, width) that the image must have; None accepts any.
+
+    Raises:
+        UnreadableImage: the file is missing, truncated or not an image, or the image has another size.
+    """
+    path = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise UnreadableImage(path, error.strerror or str(error)) from None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:  # for example, more pixels than OpenCV's limit
+        image = None
+    if not data:
+        raise UnreadableImage(path, "the file is empty")
+    if _is_truncated(data):
+        raise UnreadableImage(path, "the file is cut short")
+    if image is not None and size is not None and image.shape[:2] != tuple(size):
+        # Some data sets annotate images as stored, others as rotated by their EXIF tag: the size tells which.
+        stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = stored if stored is not None and stored.shape[:2] == tuple(size) else image
+    if image is None:
+        raise UnreadableImage(path, "not an image that OpenCV can decode")
+    if size is not None and image.shape[:2] != tuple(size):
+        found, expected = image.shape[:2], tuple(size)
+        raise UnreadableImage(
+            path, f"is {found[1]}x{found[0]} pixels, where its annotations say {expected[1]}x{expected[0]}"
+        )
+    return image
+
+
+def _is_truncated(data: bytes) -> bool:
+    """Whether a JPEG or PNG file ends before its end marker. OpenCV decodes some of these and leaves the rest grey.
+
+    Bytes after the end marker are ignored: some cameras append data. A JPEG's header is read segment by segment,
+    because the thumbnail in it has an end marker of its own.
+    """
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data
+    if not data.startswith(b"\xff\xd8"):
+        return False
+    at = 2
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            return False  # not according to the standard: OpenCV decides
+        if data[at + 1] == 0xFF:  # fill byte
+            at += 1
+            continue
+        if data[at + 1] == 0xDA:  # start of scan: from here on the end marker cannot occur by chance
+            return data.rfind(b"\xff\xd9", at) < 0  # searched from the end, where it is expected
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return True
