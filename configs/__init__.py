@@ -5,25 +5,23 @@ the file that names it; later ones win, sections are merged, lists replaced). `k
 over all. Any error raises ConfigError: one line that names the file or the command line, the option, and for an
 unknown option the nearest that exists.
 
-In reading order: schema, reading, declarations, checking, describing, upgrading.
+In reading order: schema, reading, declarations, checking, printing, upgrading.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from configs.checking import check
+from configs.printing import describe, dump, to_dict
 from configs.reading import ConfigError, read, split_overrides, value_words
 from configs.schema import Config
 from configs.upgrading import upgrade
 
-__all__ = ["Config", "ConfigError", "dump", "from_dict", "load", "split_overrides", "to_dict", "upgrade"]
+__all__ = ["Config", "ConfigError", "describe", "dump", "from_dict", "load", "split_overrides", "to_dict", "upgrade"]
 
 
 def load(path: str | PathLike[str] | None, overrides: Sequence[str] = ()) -> Config:
@@ -40,31 +38,3 @@ def from_dict(values: dict[str, Any], source: str = "config") -> Config:
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: expected a mapping of options, got {value_words(values)}")
     return check(upgrade(values), {}, source)
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """All options as nested dicts and lists of plain values, as a checkpoint stores them."""
-    return plain(asdict(config))
-
-
-def plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: plain(part) for name, part in value.items()}
-    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def dump(config: Config) -> str:
-    """All options as YAML that `load` reads back."""
-    return yaml.dump(to_dict(config), Dumper=Dumper, sort_keys=False, width=120)
-
-
-class Dumper(yaml.SafeDumper):
-    """Writes lists on one line, and no anchors."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-Dumper.add_representer(
-    list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
-)

@@ -64,7 +64,7 @@ class Checker:
         raise ConfigError(f"{where or self.source}: {key}: {text}")
 
     def section(self, section: type, values: dict[str, Any], default: Any, key: str, kinds: Iterable[type] = ()) -> Any:
-        """A section of this option class. default: gives the options that lack, if it is of this class.
+        """A section of this option class. default: gives the options that are not in `values`, if it is of this class.
 
         kinds: all option classes that the section may have.
         """

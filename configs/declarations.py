@@ -107,7 +107,7 @@ def option_names(section: type, prefix: str = "") -> Iterator[str]:
 def type_words(schema: dict[str, Any], plural: bool = False) -> str:
     """A type in words: "a whole number", "one of a, b", "a list of numbers"."""
     if "enum" in schema or "const" in schema:
-        return one_of(choices(schema))
+        return f"any of {', '.join(map(str, choices(schema)))}" if plural else one_of(choices(schema))
     if schema.get("type") == "array":
         items = schema.get("items") or schema.get("prefixItems", [{}])[0]
         return f"a list of {type_words(items, plural=True)}"
@@ -127,7 +127,7 @@ def choices(schema: dict[str, Any]) -> list[Any]:
 
 def one_of(values: list[Any]) -> str:
     """A choice in words: "one of a, b"."""
-    return f"{'one of ' if len(values) > 1 else ''}{', '.join(map(str, values))}"
+    return f"one of {', '.join(map(str, values))}"
 
 
 def range_words(schema: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 BACKBONE = ("stacks", "stem_width", "widths", "blocks")  # were options of `model:`
 RUNTIME = ("device", "threads", "tf32", "collective_timeout")  # were options of `train:`
+DEPTHS = {"resnet101_fpn": 101, "resnet18_fpn": 18}  # values of model.backbone, which was a name
 CENTERNET = ("center_keypoints", "center_pooling", "cascade_corner_pooling")
 
 
@@ -25,22 +26,18 @@ def upgrade(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def upgrade_model(old: dict[str, Any]) -> dict[str, Any]:
-    """The `model:` section of a config that has no detector."""
-    model = {name: value for name, value in old.items() if name not in (*BACKBONE, *CENTERNET, "backbone", "head")}
-    hourglass = {name: old[name] for name in BACKBONE if name in old}
-    backbone = old.get("backbone", "hourglass")
-    if not isinstance(backbone, str):
+    """The `model:` section of a config without model.detector."""
+    name = old.get("backbone", "hourglass")
+    if not isinstance(name, str):
         return old
-    if backbone.startswith("resnet"):  # resnet101_fpn
-        depth = int(backbone.removeprefix("resnet").removesuffix("_fpn"))
-        width = {"width": old["widths"][0]} if "widths" in old else {}
-        nested = {"name": "resnet_fpn", "depth": depth, **width}
+    if name in DEPTHS:
+        backbone = {"name": "resnet_fpn", "depth": DEPTHS[name]}
+        backbone |= {"width": old["widths"][0]} if "widths" in old else {}
     else:
-        nested = {"name": backbone, **hourglass}
-    if old.get("head") == "anchors":
-        keypoints = ("pool_width", "corner_pooling")
-        return {"detector": "anchors", "backbone": nested} | {k: v for k, v in model.items() if k not in keypoints}
-    if any(old.get(name) for name in CENTERNET):
-        parts = {name: old.get(name, False) for name in CENTERNET}
-        return {"detector": "centernet", "backbone": nested, **model, **parts}
-    return {"detector": "cornernet", "backbone": nested, **model}
+        backbone = {"name": name} | {option: old[option] for option in BACKBONE if option in old}
+    anchors = old.get("head") == "anchors"
+    detector = "anchors" if anchors else "centernet" if any(old.get(part) for part in CENTERNET) else "cornernet"
+    moved = {*BACKBONE, *CENTERNET, "backbone", "head", *(("pool_width", "corner_pooling") if anchors else ())}
+    model = {"detector": detector, "backbone": backbone}
+    model |= {option: value for option, value in old.items() if option not in moved}
+    return model | ({part: old.get(part, False) for part in CENTERNET} if detector == "centernet" else {})

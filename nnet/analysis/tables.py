@@ -1,8 +1,10 @@
-"""Gather finished runs into the papers' tables: python -m configs.tables [RUNS] [--table NAME ...]
+"""Compare finished runs with the papers' tables: python -m nnet.analysis.tables [RUNS] [--table NAME ...]
 
-Prints each table of configs/published/ as GitHub Markdown: a line of published figures, below it ours with the
-difference, and the command. Ours are read from RUNS/<config>/<split>/metrics.json, as test.py writes it; they are blank
-where no run is. Exit codes: 0 done, 2 bad input (also where some metrics.json could not be used; the rest is printed).
+Prints each table of configs/published/ as GitHub Markdown. Every method has a row of published figures, and below it a
+row of ours with the difference from the published ones and the command. Ours are read from
+RUNS/<config>/<split>/metrics.json, which test.py writes. They are blank if there is no such run.
+
+Exit codes: 0 done, 2 bad input, also if a metrics.json could not be used (all other rows are printed).
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import argparse
 import difflib
 import json
 import math
+import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,25 +23,31 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from . import ConfigError, load, to_dict
+import configs
+from configs import ConfigError, load, to_dict, upgrade
 
-PUBLISHED = Path(__file__).parent / "published"
+PUBLISHED = Path(configs.__file__).parent / "published"
 ANALYSES = {"corner_AP": "corners", "AP_by_objects": "objects", "errors": "errors"}  # in metrics.json: test.py's name
 
 
 class Row(NamedTuple):
+    """A method of a table."""
+
     method: str  # as the paper calls it
-    run: str  # folder that test.py writes to: <config>/<split> or <config>/<split>_truth_<what>
+    run: str  # folder of the results of test.py: <config>/<split> or <config>/<split>_truth_<what>
     published: list[float | None]  # one per figure of the table: percent, or seconds
 
     @property
     def config(self) -> Path:
+        """The config of the run, relative to the repository's root."""
         return Path("configs", f"{self.run.partition('/')[0]}.yaml")
 
 
 class Table(NamedTuple):
+    """A table of a paper."""
+
     title: str
-    figures: list[str]  # names of metrics.json; "a.b" is b in the mapping a, which an analysis of test.py writes
+    figures: list[str]  # names of metrics.json; "a.b" is b in the mapping a, written by an analysis of test.py
     rows: list[Row]
 
 
@@ -51,13 +61,13 @@ def read_tables(folder: Path = PUBLISHED) -> dict[str, Table]:
 
 
 def read_metrics(path: Path, figures: list[str]) -> dict[str, Any]:
-    """What a metrics.json holds, the figures (numbers or null) among it; empty where there is no such file.
+    """The content of a metrics.json, with these figures (numbers or null). Empty if there is no such file.
 
-    Figures of the test split are null before someone has added those that COCO's server gave, as are those of an
-    analysis that test.py was not asked for.
+    Figures of the test split are null until those of COCO's server are added to the file. So are the figures of an
+    analysis that did not run.
 
     Raises:
-        ConfigError: not JSON, or not all of the figures in it; the message names the file.
+        ConfigError: the file is not JSON, or lacks a figure. The message names the file.
     """
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
@@ -92,10 +102,10 @@ def read_metrics(path: Path, figures: list[str]) -> dict[str, Any]:
 
 
 def command(row: Row, metrics: dict[str, Any], figures: Sequence[str] = ()) -> str:
-    """test.py's command line for figures; of a finished run also its checkpoint and whatever options differ from the
-    config's.
+    """The command line of test.py that gives these figures.
 
-    data.root is left out, which says where the data is and not what it is.
+    That of a finished run has its checkpoint and all options that differ from the config's, without data.root, which
+    does not change the figures.
     """
     split, _, truth = row.run.partition("/")[2].partition("_truth_")
     words = ["test.py", row.config.as_posix()]
@@ -106,36 +116,36 @@ def command(row: Row, metrics: dict[str, Any], figures: Sequence[str] = ()) -> s
     words += ["--analyses", *analyses] if analyses else []
     file = PUBLISHED.parent / row.config.name
     if isinstance(metrics.get("config"), dict) and file.is_file():
-        differences = _differences(to_dict(load(file)), metrics["config"])
-        words += [text for text in differences if not text.startswith("data.root=")]
+        changed = differences(to_dict(load(file)), upgrade(metrics["config"]))
+        words += [text for text in changed if not text.startswith("data.root=")]
     return shlex.join(words)
 
 
-def _differences(config: dict[str, Any], run: dict[str, Any], prefix: str = "") -> list[str]:
-    """Options of a run that differ from a config, as `key.sub=value`; those that only one of them has are left out."""
+def differences(config: dict[str, Any], run: dict[str, Any], prefix: str = "") -> list[str]:
+    """Options of a run that differ from a config, as `key.sub=value`, without those that only one of them has."""
     texts = []
     for key, value in run.items():
         if key in config and isinstance(value, dict) and isinstance(config[key], dict):
-            texts += _differences(config[key], value, f"{prefix}{key}.")
+            texts += differences(config[key], value, f"{prefix}{key}.")
         elif key in config and value != config[key]:
             texts.append(f"{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}")
     return texts
 
 
 def show(name: str, value: float | None, published: float | None = None) -> str:
-    """A value in the paper's unit and decimals, with its signed difference from the published one if that is given."""
+    """A value in the paper's unit and decimals, with its signed difference from the published one, if any."""
     decimals = 3 if name == "seconds_per_image" else 1
     if value is None:
         return ""
     text = f"{value:.{decimals}f}"
     if published is None:
         return text
-    # of the rounded value, so that the three numbers agree; + 0.0 turns -0.0 into 0.0
+    # The difference of the rounded values, so that the three numbers agree. + 0.0 turns -0.0 into 0.0.
     return f"{text} ({round(float(text) - published, decimals) + 0.0:+.{decimals}f})"
 
 
 def markdown(table: Table, runs: Path) -> tuple[str, list[str]]:
-    """A table in Markdown, and a line on every metrics.json that could not be used."""
+    """A table in Markdown, and a message for every metrics.json that could not be used."""
     lines, problems = [["method", "", *table.figures, "command"]], []
     for row in table.rows:
         try:
@@ -161,22 +171,28 @@ def markdown(table: Table, runs: Path) -> tuple[str, list[str]]:
 
 
 def choose(tables: dict[str, Table], names: list[str]) -> dict[str, Table]:
-    """The tables of these names, in their own order; the name of a file stands for all of its tables.
+    """The tables of these names, in the order of the files. The name of a file stands for all of its tables.
 
     Raises:
-        ConfigError: there is no table of that name; the message lists those there are.
+        ConfigError: there is no table of that name. The message lists all tables.
     """
     for name in names:
-        if not any(name in (table, table.partition(".")[0]) for table in tables):
+        if not is_table(name, tables):
             near = difflib.get_close_matches(name, tables, 1, 0.75)
             hint = f"did you mean {near[0]}? Tables" if near else "tables"
             raise ConfigError(f"--table: there is no table {name}; {hint}: {', '.join(tables)}")
     return {key: table for key, table in tables.items() if not names or {key, key.partition(".")[0]} & set(names)}
 
 
-def main() -> int:
+def is_table(name: str, tables: dict[str, Table]) -> bool:
+    """Whether this is the name of a table, or of a file of tables."""
+    return any(name in (table, table.partition(".")[0]) for table in tables)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The options of the command line. The last name after --table may be RUNS: a folder, and no table's name."""
     parser = argparse.ArgumentParser(
-        prog="python -m configs.tables", description="Gather runs into the papers' tables."
+        prog="python -m nnet.analysis.tables", description="Compare finished runs with the papers' tables."
     )
     parser.add_argument("runs", nargs="?", type=Path, metavar="RUNS", help="folder of the runs (default: runs)")
     parser.add_argument(
@@ -185,10 +201,19 @@ def main() -> int:
         action="extend",
         default=[],
         metavar="NAME",
-        help="such as centernet.table4 (default: all)",
+        help="such as centernet.table4 (default: all). RUNS may follow",
     )
-    args = parser.parse_args()
-    problems: dict[str, None] = {}  # each once, though several tables may show a run
+    args = parser.parse_args(argv)
+    if args.table and args.runs is None:
+        *names, last = args.table
+        if not is_table(last, read_tables()) and (os.sep in last or Path(last).is_dir()):
+            args.table, args.runs = names, Path(last)
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    problems: dict[str, None] = {}  # each once, though several tables may contain the run
     try:
         tables = choose(read_tables(), args.table)
         if args.runs is not None and not args.runs.is_dir():
@@ -205,4 +230,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that closes early, such as `| head`, ends it quietly
     sys.exit(main())

@@ -1,16 +1,37 @@
-"""Configs: what loads, what it comes to, and the message of everything that is wrong."""
+"""Configs: what loads, what it resolves to, and the messages of all errors."""
 
+import copy
+import dataclasses
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
 import configs
-from configs import Config, ConfigError, Split, dump, from_dict, load, to_dict
+from configs import Config, ConfigError, describe, dump, from_dict, load, split_overrides, to_dict
+from configs.__main__ import main
+from configs.declarations import options
+from db.splits import Split
+from models.anchors import AnchorOptions
+from models.centernet import CenterNetOptions
+from models.cornernet import CornerNetOptions
+from models.fpn import FPNOptions
+from models.hourglass import HourglassOptions
 
 FOLDER = Path(configs.__file__).parent
-EXPERIMENTS = sorted(path.name for path in FOLDER.glob("*.yaml"))
+# By name, since a user may keep other files in the folder.
+EXPERIMENTS = """
+    bccd coco2014 coco_tiny_ceiling coco_tiny_overfit toy toy_centernet
+    cornernet_hg104 cornernet_hg104_multiscale cornernet_hg52 cornernet_hg52_multiscale
+    cornernet_hg104_ablation cornernet_hg104_fixed_radius cornernet_hg104_no_penalty_reduction
+    cornernet_hg104_no_pooling fpn_corners hourglass_anchors
+    centernet_hg104 centernet_hg104_multiscale centernet_hg52 centernet_hg52_multiscale
+    centernet_hg52_corners centernet_hg52_cascade centernet_hg52_regions centernet_hg52_regions_pooling
+""".split()
 
 
 def write(path: Path, text: str) -> Path:
@@ -28,22 +49,23 @@ def error_of(path: Path, *overrides: str) -> str:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_loads_and_survives_a_round_trip(name, tmp_path):
-    config = load(FOLDER / name)
-    assert (FOLDER / name).read_text().startswith("# ")
+    config = load(FOLDER / f"{name}.yaml")
+    assert (FOLDER / f"{name}.yaml").read_text().startswith("# ")
     assert from_dict(to_dict(config), "checkpoint") == config
     assert load(write(tmp_path / "saved.yaml", dump(config))) == config
+    assert load(write(tmp_path / "described.yaml", describe(config))) == config
 
 
 def test_experiments_differ_as_they_say():
     paper = load(FOLDER / "cornernet_hg104.yaml")
     assert paper == Config()
     assert sum(paper.train.batch) == 49
-    assert load(FOLDER / "cornernet_hg52.yaml").model.stacks == 1
+    assert load(FOLDER / "cornernet_hg52.yaml").model.backbone.stacks == 1
     multiscale = load(FOLDER / "cornernet_hg104_multiscale.yaml")
-    assert multiscale.test.scales == [0.5, 0.75, 1.0, 1.25, 1.5] and multiscale.test.merge
+    assert multiscale.test.scales == (0.5, 0.75, 1.0, 1.25, 1.5) and multiscale.test.merge
     assert (multiscale.model, multiscale.train) == (paper.model, paper.train)
     assert load(FOLDER / "cornernet_hg52_multiscale.yaml") == load(
-        FOLDER / "cornernet_hg104_multiscale.yaml", ["model.stacks=1"]
+        FOLDER / "cornernet_hg104_multiscale.yaml", ["model.backbone.stacks=1"]
     )
     toy, bccd = load(FOLDER / "toy.yaml"), load(FOLDER / "bccd.yaml")
     assert bccd.data.train == toy.data.train and bccd.data.root == "data/bccd" and toy.data.test is None
@@ -52,7 +74,7 @@ def test_experiments_differ_as_they_say():
 def test_centernets_differ_as_they_say():
     centernet = load(FOLDER / "centernet_hg104.yaml")
     assert sum(centernet.train.batch) == 48 and centernet.train.iterations == 480_000
-    assert centernet.train.lr_drops == [450_000]
+    assert centernet.train.lr_drops == (450_000,)
     assert (centernet.penalty.rule, centernet.penalty.overlap, centernet.penalty.center_divisor) == (
         "centernet",
         0.7,
@@ -60,13 +82,16 @@ def test_centernets_differ_as_they_say():
     )
     assert (centernet.test.corners, centernet.test.centers, centernet.test.outside) == (70, 70, 5)
     small = load(FOLDER / "centernet_hg52.yaml")
-    assert small == load(FOLDER / "centernet_hg104.yaml", ["model.stacks=1"])
+    assert small == load(FOLDER / "centernet_hg104.yaml", ["model.backbone.stacks=1"])
     for name, single in (("centernet_hg104", centernet), ("centernet_hg52", small)):
         multiscale = load(FOLDER / f"{name}_multiscale.yaml")
-        assert multiscale.test.scales == [0.6, 1.0, 1.2, 1.5, 1.8] and multiscale.test.merge
+        assert multiscale.test.scales == (0.6, 1.0, 1.2, 1.5, 1.8) and multiscale.test.merge
         assert (multiscale.model, multiscale.train, multiscale.penalty) == (single.model, single.train, single.penalty)
-    rows = {"corners": (0, 0, 0), "cascade": (0, 0, 1), "regions": (1, 0, 0), "regions_pooling": (1, 1, 0)}
-    for name, row in rows.items():  # those of its table 4 differ from the whole in these three values alone
+    corners = load(FOLDER / "centernet_hg52_corners.yaml")  # without all three parts, the detector is CornerNet
+    assert corners == load(FOLDER / "centernet_hg52.yaml", ["model.detector=cornernet"])
+    assert corners.model == load(FOLDER / "cornernet_hg52.yaml").model
+    rows = {"cascade": (0, 0, 1), "regions": (1, 0, 0), "regions_pooling": (1, 1, 0)}
+    for name, row in rows.items():  # the rows of its Table 4 differ from the full network in these three values only
         values = zip(("center_keypoints", "center_pooling", "cascade_corner_pooling"), row, strict=True)
         overrides = [f"model.{key}={bool(value)}" for key, value in values]
         assert load(FOLDER / f"centernet_hg52_{name}.yaml") == load(FOLDER / "centernet_hg52.yaml", overrides)
@@ -75,10 +100,10 @@ def test_centernets_differ_as_they_say():
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("model.center_pooling=true", "needs model.center_keypoints"),
-        ("model.cascade_corner_pooling=true model.corner_pooling=false", "needs model.corner_pooling"),
+        ("model.detector=centernet model.center_keypoints=false", "needs model.center_keypoints"),
+        ("model.detector=centernet model.corner_pooling=false", "needs model.corner_pooling"),
         ("penalty.center_divisor=0", "must be above 0"),
-        ("test.outside=-1", "must be 0 (no limit) or more"),
+        ("test.outside=-1", "must be 0 or more"),
         ("test.center_match=nearest", "first"),
     ],
 )
@@ -93,8 +118,13 @@ def test_ablations_differ_from_their_baseline_in_one_thing():
         "cornernet_hg104_no_pooling": ["model.corner_pooling=false"],
         "cornernet_hg104_no_penalty_reduction": ["penalty.kind=none"],
         "cornernet_hg104_fixed_radius": ["penalty.kind=fixed", "penalty.radius=2.5"],
-        "fpn_corners": ["model.backbone=resnet101_fpn", "model.stacks=1"],
-        "hourglass_anchors": ["model.head=anchors", "test.nms=hard", "test.nms_overlap=0.5", "test.as_published=false"],
+        "fpn_corners": ["model.backbone.name=resnet_fpn", "model.backbone.depth=101"],
+        "hourglass_anchors": [
+            "model.detector=anchors",
+            "test.nms=hard",
+            "test.nms_overlap=0.5",
+            "test.as_published=false",
+        ],
     }
     for name, overrides in rows.items():
         assert load(FOLDER / f"{name}.yaml") == load(FOLDER / "cornernet_hg104_ablation.yaml", overrides) != baseline
@@ -103,14 +133,17 @@ def test_ablations_differ_from_their_baseline_in_one_thing():
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        ("model.backbone=resnet101_fpn", "model.stacks: model.backbone resnet101_fpn has one stack, got 2"),
-        ("model.backbone=resnet18_fpn model.stacks=1 model.head=anchors", "model.head: anchors need"),
-        ("model.head=anchors model.center_keypoints=true", "model.head: anchors go with neither"),
-        ("model.backbone=vgg", "hourglass"),
+        ("model.backbone.name=resnet_fpn model.backbone.stacks=1", "model.backbone.stacks: unknown option"),
+        (
+            "model.backbone.name=resnet_fpn model.detector=anchors",
+            "model.backbone.name: expected one of hourglass with model.detector=anchors, got 'resnet_fpn' (text)",
+        ),
+        ("model.detector=anchors model.center_keypoints=true", "model.center_keypoints: unknown option"),
+        ("model.backbone.name=vgg", "expected one of hourglass, resnet_fpn, got 'vgg' (text)"),
         ("test.score_threshold=2", "must be from 0 to 1"),
     ],
 )
-def test_backbones_and_heads_that_do_not_go_together(overrides, message):
+def test_backbones_and_detectors_that_do_not_go_together(overrides, message):
     assert message in error_of(FOLDER / "cornernet_hg104.yaml", *overrides.split())
 
 
@@ -119,12 +152,12 @@ def test_bases_merge_in_order_and_lists_are_replaced(tmp_path):
     write(tmp_path / "sub" / "b.yaml", "base: ../a.yaml\nseed: 2\n")
     write(tmp_path / "c.yaml", "train: {iterations: 7, batch: [3]}\n")
     config = load(write(tmp_path / "d.yaml", "base: [sub/b.yaml, c.yaml]\ntrain: {workers: 0}\n"), ["train.lr=2.5e-4"])
-    assert (config.seed, config.train.lr, config.train.batch) == (2, 2.5e-4, [3])
+    assert (config.seed, config.train.lr, config.train.batch) == (2, 2.5e-4, (3,))
     assert (config.train.iterations, config.train.workers) == (7, 0)
 
     layout = load(write(tmp_path / "e.yaml", f"base: [{FOLDER / 'cornernet_hg52.yaml'}, {FOLDER / 'coco2014.yaml'}]"))
-    assert layout.model.stacks == 1
-    assert layout.data.val == Split(["val2014"], ["annotations/instances_minival2014.json"])
+    assert layout.model.backbone.stacks == 1
+    assert layout.data.val == Split(("val2014",), ("annotations/instances_minival2014.json",))
 
 
 def test_values_are_read_generously_where_the_meaning_is_plain(tmp_path):
@@ -132,13 +165,13 @@ def test_values_are_read_generously_where_the_meaning_is_plain(tmp_path):
         tmp_path / "a.yaml", "train: {lr: 1e-3, batch: 8}\ntest: {nms_floor: 0}\ndata: {train: {images: mine}}\n"
     )
     config = load(path, ["train.lr_drops=[]", "data.test=", "augment.scales=1"])
-    assert (config.train.lr, config.train.batch, config.train.lr_drops) == (1e-3, [8], [])
-    assert isinstance(config.test.nms_floor, float) and config.augment.scales == [1.0]
-    assert config.data.train.images == ["mine"] and config.data.test is None
-    assert load(path, ["data.test.images=x", "data.test.annotations=y"]).data.test == Split(["x"], ["y"])
+    assert (config.train.lr, config.train.batch, config.train.lr_drops) == (1e-3, (8,), ())
+    assert isinstance(config.test.nms_floor, float) and config.augment.scales == (1.0,)
+    assert config.data.train.images == ("mine",) and config.data.test is None
+    assert load(path, ["data.test.images=x", "data.test.annotations=y"]).data.test == Split(("x",), ("y",))
 
 
-def test_options_a_checkpoint_lacks_take_their_defaults():
+def test_options_that_a_checkpoint_lacks_take_their_defaults():
     values = to_dict(Config())
     del values["train"]["keep"]
     assert from_dict(values, "snapshot.pt") == Config()
@@ -214,7 +247,7 @@ def test_messages_for_the_command_line(tmp_path, override, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("seed=-1", "seed: must be from 0 to 2^32 - 1, got -1"),
+        ("seed=-1", "seed: must be from 0 to 4294967295, got -1"),
         ("train.batch=[]", "train.batch: expected at least one value, got []"),
         ("train.batch=[4, 0]", "train.batch: must be above 0, got [4, 0]"),
         ("train.iterations=0", "train.iterations: must be above 0, got 0"),
@@ -223,20 +256,27 @@ def test_messages_for_the_command_line(tmp_path, override, message):
         ("train.lr_factor=2", "train.lr_factor: must be above 0, at most 1, got 2.0"),
         ("train.workers=-1", "train.workers: must be 0 or more, got -1"),
         ("train.worker_timeout=0", "train.worker_timeout: must be above 0, got 0"),
-        ("data.input_size=[8, 64]", "data.input_size: must be at least 16 pixels, got [8, 64]"),
-        ("data.input_size=255", "data.input_size: expected two values, [height, width], got [255]"),
+        ("data.input_size=[8, 64]", "data.input_size: must be 16 or more, got [8, 64]"),
+        ("data.input_size=255", "data.input_size: expected 2 values, got [255]"),
         ("data.val.images=[]", "data.val.images: expected at least one value, got []"),
-        ("data.train.limit=-1", "data.train.limit: must be 0 (all images) or more, got -1"),
+        ("data.train.limit=-1", "data.train.limit: must be 0 or more, got -1"),
         ("augment.scales=[1, -1]", "augment.scales: must be above 0, got [1.0, -1.0]"),
         ("augment.mirror=1.5", "augment.mirror: must be from 0 to 1, got 1.5"),
-        ("penalty.overlap=1", "penalty.overlap: must lie between 0 and 1, got 1.0"),
+        ("penalty.overlap=1", "penalty.overlap: must be above 0, below 1, got 1.0"),
         ("test.scales=[]", "test.scales: expected at least one value, got []"),
         ("test.nms_kernel=2", "test.nms_kernel: must be odd and positive, got 2"),
         ("test.corners=0", "test.corners: must be above 0, got 0"),
         ("loss.pull=-0.1", "loss.pull: must be 0 or more, got -0.1"),
-        ("model.widths=[8]", "model.widths: an hourglass has at least 2 levels, got [8]"),
-        ("model.blocks=[1, 1]", "model.blocks: needs one number per level of model.widths: model.widths has 6, this 2"),
-        ("model.stacks=0", "model.stacks: must be above 0, got 0"),
+        ("model.backbone.widths=[8]", "model.backbone.widths: expected at least 2 values, got [8]"),
+        (
+            "model.backbone.blocks=[1, 1]",
+            "model.backbone.blocks: needs one number per level of model.backbone.widths: "
+            "model.backbone.widths has 6, this 2",
+        ),
+        ("model.backbone.stacks=0", "model.backbone.stacks: must be above 0, got 0"),
+        ("model.backbone.stride=5", "model.backbone.stride: expected one of 4, 8, got 5 (a whole number)"),
+        ("train.lr=1e999", "train.lr: expected a finite number, got inf"),
+        ("augment.extra=[x]", "augment.extra: there is no augmentation x; there are none"),
     ],
 )
 def test_messages_for_values_out_of_range(override, message):
@@ -268,14 +308,230 @@ def test_messages_for_bases(tmp_path):
     assert error_of(outer) == f"{inner}:1: seed: expected a whole number, got 'x' (text)"
 
 
-def test_command_line_prints_the_resolved_config(tmp_path, repository):
-    def run(*arguments):
-        command = [sys.executable, "-m", "configs", *arguments]
-        return subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=60)
+KINDS = """
+model:
+  backbone: {stacks: 1, stride: 8}
+  bn_init: ones
+"""
 
-    done = run("configs/toy.yaml", "train.lr=1e-4")
-    assert done.returncode == 0 and "  lr: 0.0001\n" in done.stdout
-    bad = run("configs/toy.yaml", "trian.lr=1")
-    assert (
-        bad.returncode == 2 and bad.stderr == "error: command line: trian.lr: unknown option; did you mean train.lr?\n"
+
+def test_an_inherited_option_that_the_new_kind_does_not_have_is_dropped(tmp_path):
+    write(tmp_path / "base.yaml", KINDS)
+    fpn = load(write(tmp_path / "fpn.yaml", "base: base.yaml\nmodel: {backbone: {name: resnet_fpn, depth: 18}}\n"))
+    assert fpn.model == CornerNetOptions(backbone=FPNOptions(depth=18), bn_init="ones")
+    assert load(tmp_path / "base.yaml", ["model.backbone.name=resnet_fpn", "model.backbone.depth=18"]) == fpn
+    # A kind has its own defaults again when it returns.
+    hourglass = load(tmp_path / "fpn.yaml", ["model.backbone.name=hourglass"]).model.backbone
+    assert hourglass == HourglassOptions()
+    # The same kind again changes nothing.
+    assert load(tmp_path / "base.yaml", ["model.backbone.name=hourglass"]) == load(tmp_path / "base.yaml")
+
+    anchors = load(FOLDER / "centernet_hg52.yaml", ["model.detector=anchors"]).model
+    assert anchors == AnchorOptions(backbone=HourglassOptions(stacks=1))
+    centernet = load(tmp_path / "base.yaml", ["model.detector=centernet", "model.center_pooling=false"]).model
+    assert centernet == CenterNetOptions(
+        backbone=HourglassOptions(stacks=1, stride=8), bn_init="ones", center_pooling=False
     )
+    # The kind that the base chose stays where a file does not choose.
+    write(tmp_path / "a.yaml", "base: fpn.yaml\nmodel: {backbone: {width: 64}}\n")
+    assert load(tmp_path / "a.yaml").model.backbone == FPNOptions(depth=18, width=64)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (
+            "model.backbone.name=resnet_fpn model.backbone.stacks=1",
+            "model.backbone.stacks: unknown option; it is an option of model.backbone.name=hourglass, not of "
+            "resnet_fpn",
+        ),
+        (  # in any order
+            "model.backbone.stacks=1 model.backbone.name=resnet_fpn",
+            "model.backbone.stacks: unknown option; it is an option of model.backbone.name=hourglass, not of "
+            "resnet_fpn",
+        ),
+        (
+            "model.center_keypoints=true",
+            "model.center_keypoints: unknown option; it is an option of model.detector=centernet, not of cornernet",
+        ),
+        (
+            "model.detector=anchors model.pool_width=8",
+            "model.pool_width: unknown option; it is an option of model.detector=cornernet or centernet, not of "
+            "anchors",
+        ),
+        (
+            "model.detector=anchors model.backbone.depth=18",
+            "model.backbone.depth: unknown option of this kind of section; options here are name, stacks, stride",
+        ),
+        (
+            "model.detector=centernt",
+            "model.detector: expected one of cornernet, centernet, anchors, got 'centernt' (text); did you mean",
+        ),
+        ("model.detector=", "model.detector: expected one of cornernet, centernet, anchors, got nothing"),
+        ("model.backbone.name=[x]", "model.backbone.name: expected one of hourglass, resnet_fpn, got ['x'] (a list)"),
+        (
+            "model.backbone=hourglas",
+            "model.backbone: expected a section (options indented under it), got 'hourglas' (text); "
+            "its kind is model.backbone.name",
+        ),
+        (
+            "model.backbone.name=resnet_fpn model.backbone.depth=20",
+            "model.backbone.depth: expected one of 18, 34, 50, 101, 152, got 20 (a whole number)",
+        ),
+        (
+            "model.extra_keypoints=[center,cnter]",
+            "model.extra_keypoints[1]: expected one of top_left, bottom_right, center, got 'cnter' (text); did you "
+            "mean center?",
+        ),
+    ],
+)
+def test_messages_for_kinds(overrides, message):
+    assert error_of(FOLDER / "cornernet_hg104.yaml", *overrides.split()).startswith(f"command line: {message}")
+
+
+def test_a_file_that_gives_an_option_of_another_kind_is_named(tmp_path):
+    path = write(tmp_path / "a.yaml", "model:\n  detector: anchors\n  corner_pooling: true\n")
+    assert error_of(path).startswith(f"{path}:3: model.corner_pooling: unknown option; it is an option of")
+    path = write(tmp_path / "b.yaml", "train:\n  batch:\n  - 1\n  - x\n")
+    assert error_of(path).startswith(f"{path}:2: train.batch[1]: expected a whole number")
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("train.device=cpu", "train.device: unknown option; it is now runtime.device"),
+        ("train.threads=1", "train.threads: unknown option; it is now runtime.threads"),
+        ("train.tf32=true", "train.tf32: unknown option; it is now runtime.tf32"),
+        (
+            "train.collective_timeout=9",
+            "train.collective_timeout: unknown option; it is now runtime.collective_timeout",
+        ),
+        ("model.stacks=1", "model.stacks: unknown option; it is now model.backbone.stacks"),
+        ("model.stem_width=1", "model.stem_width: unknown option; it is now model.backbone.stem_width"),
+        ("model.widths=[1, 1]", "model.widths: unknown option; it is now model.backbone.widths"),
+        ("model.blocks=[1, 1]", "model.blocks: unknown option; it is now model.backbone.blocks"),
+        (
+            "model.head=anchors",
+            "model.head: expected one of conv3x3, conv1x1, got 'anchors' (text); write model.detector: anchors",
+        ),
+        (
+            "model.backbone=resnet101_fpn",
+            "model.backbone: expected a section (options indented under it), got 'resnet101_fpn' (text); "
+            "write model.backbone.name: resnet_fpn, with model.backbone.depth: 101",
+        ),
+    ],
+)
+def test_messages_for_options_that_were_renamed(override, message):
+    assert error_of(FOLDER / "cornernet_hg104.yaml", override) == f"command line: {message}"
+
+
+def before_detectors(**model) -> dict:
+    """The default config of versions before model.detector, with these options of its model."""
+    values = yaml.safe_load((Path(__file__).parent / "before_detectors.yaml").read_text())
+    values["model"] |= model
+    return values
+
+
+CENTERS = {"center_keypoints": True, "center_pooling": False, "cascade_corner_pooling": True}
+
+
+@pytest.mark.parametrize(
+    "old, model",
+    [
+        ({}, CornerNetOptions()),
+        ({"stacks": 1, "stem_width": 4}, CornerNetOptions(backbone=HourglassOptions(stacks=1, stem_width=4))),
+        ({"corner_pooling": False, "pool_width": 8}, CornerNetOptions(corner_pooling=False, pool_width=8)),
+        (CENTERS, CenterNetOptions(center_pooling=False)),
+        ({"cascade_corner_pooling": True}, CenterNetOptions(center_keypoints=False, center_pooling=False)),
+        ({"head": "anchors", "stacks": 1}, AnchorOptions(backbone=HourglassOptions(stacks=1))),
+        ({"backbone": "resnet101_fpn", "stacks": 1}, CornerNetOptions(backbone=FPNOptions(depth=101))),
+        (
+            {"backbone": "resnet18_fpn", "stacks": 1, "widths": [64, 64], "bn_init": "ones", **CENTERS},
+            CenterNetOptions(backbone=FPNOptions(depth=18, width=64), bn_init="ones", center_pooling=False),
+        ),
+    ],
+)
+def test_a_stored_config_of_an_older_version_is_upgraded(old, model):
+    values = before_detectors(**old)
+    values["train"] |= {"device": "cpu", "threads": 3, "tf32": True, "collective_timeout": 7, "lr": 1.0}
+    stored = copy.deepcopy(values)
+    config = from_dict(values)
+    assert values == stored  # left as it was
+    assert type(config.model) is type(model)
+    assert config.model == model
+    assert asdict(config.runtime) == {"device": "cpu", "threads": 3, "tf32": True, "collective_timeout": 7}
+    assert config.train == dataclasses.replace(Config().train, lr=1.0)
+    assert from_dict(configs.upgrade(values)) == config
+    assert configs.upgrade(to_dict(config)) == to_dict(config)
+
+
+def test_the_old_defaults_are_todays():
+    assert from_dict(before_detectors()) == Config()
+    old = before_detectors()
+    for name in ("backbone", "head", "center_keypoints", "center_pooling", "cascade_corner_pooling"):
+        del old["model"][name]  # these came later
+    assert from_dict(old) == Config()
+    for damaged in ({"model": 3}, {"model": {"backbone": 3}}, {"train": None}):
+        with pytest.raises(ConfigError):
+            from_dict(damaged)
+
+
+def test_a_checkpoint_can_store_a_config(tmp_path):
+    torch.save(to_dict(Config()), tmp_path / "a.pt")
+    assert from_dict(torch.load(tmp_path / "a.pt", weights_only=True)) == Config()
+    assert load(None) == Config() and load(None, ["seed=3"]).seed == 3
+
+
+def test_overrides_may_stand_anywhere_on_the_command_line():
+    arguments = ["a.yaml", "--resume", "train.lr=1", "--analyses", "corners", "seed=2", "--output=lr=1", "runs/a=b"]
+    overrides, rest = split_overrides(arguments)
+    assert overrides == ["train.lr=1", "seed=2"]
+    assert rest == ["a.yaml", "--resume", "--analyses", "corners", "--output=lr=1", "runs/a=b"]
+    assert split_overrides(["data.test=", "a.b.c_1=x=y\nz"]) == (["data.test=", "a.b.c_1=x=y\nz"], [])
+    others = ["-x=1", "1=2", "a..b=1", ".lr=1", "lr.=1", "a b=1", "=1", "./lr=1", "a-b=1", "seed"]
+    assert split_overrides(others) == ([], others)
+
+
+def option_classes(section: type) -> set[type]:
+    """The option class and those of all sections and kinds in it."""
+    inner = [kind for option in options(section).values() for kind in option.sections]
+    return {section}.union(*map(option_classes, inner))
+
+
+@pytest.mark.parametrize("section", sorted(option_classes(Config), key=lambda c: c.__name__))
+def test_every_option_is_explained(section):
+    assert section.__doc__
+    for option in options(section).values():
+        assert option.explanation.endswith("."), option.name
+
+
+def test_a_description_gives_explanation_type_range_and_default():
+    config = load(FOLDER / "centernet_hg52.yaml", ["data.test=", "augment.scales=[1]"])
+    text = describe(config)
+    assert all(len(line) <= 100 for line in text.splitlines())
+    for part in (
+        "# (a whole number, from 0 to 4294967295)\nseed: 0\n",
+        "  # (one of cornernet, centernet, anchors)\n  detector: centernet\n",
+        "    # Number of hourglasses, one after the other.\n"
+        "    # (a whole number, above 0; default: 2)\n    stacks: 1\n",
+        "  # (a list of whole numbers, each 16 or more, 2 values)\n  input_size: [511, 511]\n",
+        "  # (a section or null)\n  test: null\n",
+        "  # (a number, above 0, below 1; default: 0.3)\n  overlap: 0.7\n",
+        "  # (true or false)\n  crop: true\n",
+    ):
+        assert part in text, part
+
+
+def test_command_line_prints_the_resolved_config(capsys):
+    assert main([str(FOLDER / "toy.yaml"), "train.lr=1e-4", "--brief"]) == 0
+    printed = capsys.readouterr().out
+    assert printed == dump(load(FOLDER / "toy.yaml", ["train.lr=1e-4"])) and "  lr: 0.0001\n" in printed
+    assert main(["seed=3"]) == 0
+    assert capsys.readouterr().out == describe(load(None, ["seed=3"]))
+
+
+def test_command_line_reports_an_error_on_one_line(repository):
+    command = [sys.executable, "-m", "configs", "trian.lr=1", "configs/toy.yaml"]
+    bad = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=120)
+    assert bad.returncode == 2 and bad.stdout == ""
+    assert bad.stderr == "error: command line: trian.lr: unknown option; did you mean train.lr?\n"

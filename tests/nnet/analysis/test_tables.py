@@ -1,14 +1,16 @@
-"""The papers' tables: the published figures, and runs gathered beside them."""
+"""The papers' tables: the published figures, and runs compared with them."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import configs
-from configs import load, tables, to_dict
-from configs.tables import Row, Table, command, read_tables
+from configs import load, to_dict
+from nnet.analysis import tables
+from nnet.analysis.tables import Row, Table, command, read_tables
 
 CONFIGS = Path(configs.__file__).parent
 DATA = read_tables()
@@ -25,7 +27,7 @@ def write_run(runs: Path, run: str, **metrics) -> Path:
 
 def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of the command."""
-    monkeypatch.setattr(sys, "argv", ["configs.tables", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["nnet.analysis.tables", *map(str, arguments)])
     code = tables.main()
     return code, *capsys.readouterr()
 
@@ -137,6 +139,17 @@ def test_command_names_what_made_the_figures():
     assert command(Row("", "no_such/val", []), metrics).startswith("test.py configs/no_such.yaml --checkpoint")
 
 
+def test_command_of_a_run_of_an_older_version():
+    run = to_dict(load(CONFIGS / "toy.yaml"))
+    run["model"] |= run["model"].pop("backbone")
+    for name in ("detector", "name", "stride", "block", "upsampling", "head", "extra_keypoints"):
+        del run["model"][name]
+    run["train"] |= run.pop("runtime") | {"device": "cpu"}
+    run["model"] |= {"stacks": 2, "center_keypoints": False}
+    words = command(Row("", "toy/val", []), {"config": run})
+    assert words == "test.py configs/toy.yaml model.backbone.stacks=2 runtime.device=cpu"
+
+
 def test_figures_of_an_analysis(tmp_path, monkeypatch, capsys):
     quadrants = {"image": 0.5, "top_left_quadrant": 0.67, "bottom_right_quadrant": None}
     found = {"top_left": quadrants, "bottom_right": quadrants}
@@ -200,3 +213,23 @@ def test_folder_of_the_runs(tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, capsys)[0] == 0
     write_run(tmp_path / "runs", "centernet_hg52/val", seconds_per_image=0.5)
     assert "0.500 (+0.230)" in run(monkeypatch, capsys)[1]
+
+
+def test_folder_of_the_runs_may_follow_the_tables(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path / "mine", "centernet_hg52/val", seconds_per_image=0.5)
+    expected = run(monkeypatch, capsys, tmp_path / "mine", "--table", "centernet.speed")
+    assert expected[0] == 0 and "0.500 (+0.230)" in expected[1]
+    assert run(monkeypatch, capsys, "--table", "centernet.speed", tmp_path / "mine") == expected
+    assert run(monkeypatch, capsys, "--table=centernet.speed", tmp_path / "mine") == expected
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, capsys, "--table", "centernet.speed", "mine") == expected
+    (tmp_path / "centernet.speed").mkdir()  # a table's name is never a folder
+    assert "(+0.230)" not in run(monkeypatch, capsys, "--table", "centernet.speed")[1]
+    code, _, err = run(monkeypatch, capsys, "--table", "centernet.speed", tmp_path / "none")
+    assert code == 2 and err.startswith(f"error: there is no folder {tmp_path / 'none'}: ")
+
+
+def test_a_reader_that_closes_early_ends_it_quietly(repository):
+    command = f"{sys.executable} -m nnet.analysis.tables | head -n 1"
+    done = subprocess.run(command, shell=True, cwd=repository, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.startswith("### ") and done.stderr == ""
