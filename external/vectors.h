@@ -1,9 +1,11 @@
-// Vectors in the compiler's terms, and the floating formats on them. No include guard: it is included once per
-// instruction set, in a namespace of its own, with VECTOR_BYTES, the bytes of the widest vectors; not defined: none.
-// Nothing here may instantiate functions of the standard library: the linker keeps one instance for all instruction
-// sets.
+// SIMD vectors based on the compiler's vector extensions, and conversions of floating-point formats.
+//
+// There is no include guard: the file is included once per instruction set, each time in a separate namespace.
+// VECTOR_BYTES is the size of the widest vectors; if it is undefined, the code is scalar.
+// Do not instantiate templates of the standard library here. The linker keeps a single instance for all instruction
+// sets, which may then contain instructions that the processor does not have.
 
-// L values of a type that are worked on together; one of them is the type itself, and has the same operators.
+// A vector of L values of type T. For L = 1 it is T itself, which supports the same operators.
 template <typename T, int L>
 struct VecOf {
 #ifdef VECTOR_BYTES
@@ -32,7 +34,7 @@ inline Vec<T, L> load(const T* from) {
   return v;
 }
 
-// The bits of a value as another type.
+// Reinterprets the bits of a value as another type.
 template <typename To, typename From>
 inline To as(From from) {
   static_assert(sizeof(To) == sizeof(From));
@@ -55,7 +57,7 @@ inline Vec<T, L> all(T value) {
   }
 }
 
-// The values as another type of number.
+// Converts the values to another arithmetic type.
 template <typename To, int L, typename From>
 inline Vec<To, L> convert(From from) {
   if constexpr (L == 1) {
@@ -65,7 +67,7 @@ inline Vec<To, L> convert(From from) {
   }
 }
 
-// Floating formats as the bits they are stored in. Wide is the type sums are kept in.
+// Floating-point formats. Bits is the integer type of the stored representation, Wide the accumulation type.
 struct F32 {
   using Bits = int32_t;
   using Wide = float;
@@ -94,7 +96,7 @@ struct F64 {
   }
 };
 
-// Conversions to the 16-bit formats round to nearest, ties to even.
+// Conversions to the 16-bit formats round to nearest, with ties to even.
 struct BF16 {
   using Bits = int16_t;
   using Wide = float;
@@ -125,7 +127,7 @@ struct F16 {
     using I = Vec<int32_t, L>;
     const U u = convert<uint32_t, L>(as<Vec<uint16_t, L>>(bits));
     const I magnitude = as<I>(u & 0x7fff);
-    // infinities and NaNs stay what they are
+    // infinities and NaNs get the largest exponent
     const I bias = magnitude >= 0x7c00 ? all<int32_t, L>(224 << 23) : all<int32_t, L>(112 << 23);
     const I normal = as<I>((as<U>(magnitude) << 13) + as<U>(bias));
     const I subnormal = as<I>(convert<float, L>(magnitude) * 0x1p-24f);
@@ -139,7 +141,7 @@ struct F16 {
     const U u = as<U>(value), absolute = u & 0x7fffffff;
     const I magnitude = as<I>(absolute);
     const I normal = as<I>((absolute - (112u << 23) + 0xfff + ((u >> 13) & 1)) >> 13);
-    // the last place of 0.5 is that of the subnormals
+    // the unit in the last place of 0.5f is the spacing of float16 subnormals, so that the addition rounds to them
     const I subnormal = as<I>(as<U>(as<Vec<float, L>>(absolute) + 0.5f) - 0x3f000000);
     I result = magnitude < 0x38800000 ? subnormal : normal;
     result = magnitude >= 0x47800000 ? all<int32_t, L>(0x7c00) : result;
