@@ -1,6 +1,6 @@
-# `make demo` and `make test` do everything themselves: environment, dependencies, compiled code, then their job.
-# PYTHON: the interpreter to build the environment with. TORCH: what to install, e.g. `make test TORCH=torch==2.13.0`
-# (torchvision only if named).
+# `make demo` and `make test` first create the environment, install the dependencies and build the compiled code.
+# PYTHON: the interpreter of the environment. TORCH: the packages to install, e.g. `make test TORCH=torch==2.13.0`
+# (torchvision is installed only if it is named).
 PYTHON ?= python3
 TORCH ?= torch torchvision
 
@@ -8,9 +8,9 @@ requirements := $(foreach requirement,$(TORCH),'$(requirement)')
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Runs a command that says what it prints only if it fails
+# Runs a command and prints its output only if it fails
 quietly = @echo "$(1)"; $(1) > $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log; exit 1; }
-# One stamp per PYTHON and TORCH: other values install again
+# A stamp file per value of PYTHON and TORCH: another value installs again
 choice := $(shell printf '%s' '$(PYTHON) $(TORCH)' | cksum | cut -d ' ' -f 1)
 ENVIRONMENT := $(VENV)/environment-$(choice)
 BUILD := $(VENV)/build-$(choice)
@@ -18,7 +18,7 @@ SOURCES := setup.py pyproject.toml $(wildcard external/soft_nms/*.c external/*/b
 
 .PHONY: demo test build lint sanitize clean
 
-# Draws the toy data, trains a small CornerNet on it, evaluates it and draws what it found; goes on where it stopped
+# Draws the toy data, trains a small CornerNet on it, evaluates it and draws its detections. Resumes an interrupted run.
 demo: build
 	$(BIN)/python -m db.toy --output data/toy
 	$(BIN)/python train.py configs/toy.yaml --output runs/toy --resume
@@ -32,8 +32,8 @@ lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The tests of the compiled code, built anew in a copy under AddressSanitizer and UBSan: any finding ends them. Another
-# interpreter than the one of `make build`: `make -o build sanitize BIN=folder/of/python`
+# Builds the compiled code with AddressSanitizer and UBSan in a copy of the repository, and runs its tests there. Any
+# finding is fatal. To use another interpreter than that of `make build`: `make -o build sanitize BIN=folder/of/python`
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 sanitize: build
 	rm -rf build/sanitize && mkdir -p build/sanitize

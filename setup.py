@@ -1,8 +1,8 @@
-"""Build of the compiled code in external/. Metadata and requirements are in pyproject.toml.
+"""Builds the compiled code in external/. Metadata and requirements are in pyproject.toml.
 
-Whatever cannot be built is left out with a warning: everything runs without it, slower. No nvcc, or one that does not
-fit torch: the CPU part builds alone. Architectures of the CUDA part: TORCH_CUDA_ARCH_LIST if set, else those of the
-GPUs found, else a set from Turing on.
+All compiled parts are optional: what cannot be built is skipped with a warning, and everything runs without it, more
+slowly. Without an nvcc of PyTorch's CUDA version only the CPU part is built. The GPU architectures are those in
+TORCH_CUDA_ARCH_LIST if it is set, else those of the installed GPUs, else DEFAULT_ARCHITECTURES (Turing and later).
 """
 
 import os
@@ -17,12 +17,15 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
-TARGET = (2, 11)  # the torch whose stable ABI the libraries keep to: the oldest they load in
+TARGET = (2, 11)  # PyTorch version of the stable ABI that the libraries use: the oldest version that can load them
 DEFAULT_ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0")
 
 
 def cuda_home(torch_cuda: str | None) -> str | None:
-    """Root of the CUDA toolkit whose nvcc is found, None if there is none that fits torch."""
+    """Root folder of the CUDA toolkit of the nvcc found, or None if there is none of the given major version.
+
+    torch_cuda: torch.version.cuda.
+    """
     if torch_cuda is None:
         return None
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
@@ -30,16 +33,18 @@ def cuda_home(torch_cuda: str | None) -> str | None:
     nvcc = nvcc or shutil.which("nvcc", path="/usr/local/cuda/bin")
     if nvcc is None:
         return None
-    # The nvcc found may be a link or a script that calls the real one, so it is asked where it lives
+    # The nvcc found may be a link or a wrapper script; a dry run prints the folder of the real one
     plan = subprocess.run([nvcc, "--dryrun", "-c", "any.cu"], capture_output=True, text=True, cwd=ROOT)
     here = re.search(r"^#\$ _HERE_=(.+)$", plan.stderr + plan.stdout, re.MULTILINE)
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True)
     release = re.search(r"release (\d+)\.", version.stdout)
     if here is None or release is None:
-        warnings.warn(f"{nvcc} does not say where it lives or which version it is: building without CUDA", stacklevel=2)
+        warnings.warn(f"{nvcc} does not report its folder or its version: building without CUDA", stacklevel=2)
         return None
     if release[1] != torch_cuda.split(".")[0]:
-        warnings.warn(f"nvcc is of CUDA {release[1]}, torch of {torch_cuda}: building without CUDA", stacklevel=2)
+        warnings.warn(
+            f"nvcc is of CUDA {release[1]} but torch of CUDA {torch_cuda}: building without CUDA", stacklevel=2
+        )
         return None
     home = Path(here[1].strip()).resolve().parent
     if not (home / "include" / "cuda_runtime.h").is_file():
@@ -49,7 +54,10 @@ def cuda_home(torch_cuda: str | None) -> str | None:
 
 
 def architectures(home: str, gpus: list[str]) -> list[str]:
-    """Compute capabilities to compile for, those the toolkit knows, with PTX of the last for newer GPUs."""
+    """Compute capabilities to compile for: those of `gpus`, or the default ones, that the toolkit supports.
+
+    The last one includes PTX, which newer GPUs can run.
+    """
     listed = subprocess.run(
         [str(Path(home) / "bin" / "nvcc"), "--list-gpu-arch"], capture_output=True, text=True
     ).stdout
@@ -58,20 +66,21 @@ def architectures(home: str, gpus: list[str]) -> list[str]:
 
 
 def torch_extensions() -> list[Extension]:
-    """Libraries of every external/NAME/csrc: `_C` of its C++, and, where CUDA can be compiled, `_CUDA` of its CUDA
-    sources. Empty without torch.
+    """The libraries of each external/NAME/csrc: `_C` from its C++ sources, and `_CUDA` from its CUDA sources if CUDA
+    can be compiled. Empty if torch is not installed.
 
-    They use torch's stable ABI alone, as of TARGET, and nothing of Python: what one torch builds, any other from TARGET
-    on loads. The CUDA kernels lie apart so that the CPU's load under a torch without CUDA, or of another CUDA.
+    The libraries use only the stable ABI of PyTorch as of TARGET, and no symbols of Python. So a library built with one
+    PyTorch can be loaded by any other from TARGET on. The CUDA kernels are in a separate library, so that `_C` can also
+    be loaded by a PyTorch without CUDA or with another CUDA version.
     """
     try:
         import torch
     except ImportError:
-        warnings.warn("torch is not installed here: building without the kernels that need it", stacklevel=2)
+        warnings.warn("torch is not installed: building without the kernels that need it", stacklevel=2)
         return []
     home = cuda_home(torch.version.cuda)
     if home is not None:
-        os.environ["CUDA_HOME"] = home  # before cpp_extension is imported: it looks once
+        os.environ["CUDA_HOME"] = home  # cpp_extension reads it when it is imported
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
     if home is not None and not os.environ.get("TORCH_CUDA_ARCH_LIST"):
@@ -105,7 +114,7 @@ def torch_extensions() -> list[Extension]:
 
 
 def build_command() -> type[build_ext]:
-    """The build step: torch's where torch is, changed so that what does not compile is left out."""
+    """A build_ext command, PyTorch's if torch is installed, that skips extensions which do not compile."""
     try:
         from torch.utils.cpp_extension import BuildExtension
     except ImportError:
@@ -116,7 +125,7 @@ def build_command() -> type[build_ext]:
     class BuildWhatCompiles(base):
         def build_extensions(self) -> None:
             built = []
-            # torch's build step leaves its mark on the compiler (C would be compiled as C++), so plain C goes first
+            # C extensions go first: PyTorch's build step modifies the compiler so that it compiles C as C++
             for extension in sorted(self.extensions, key=lambda extension: extension.language == "c++"):
                 step = (
                     super().build_extensions
@@ -128,10 +137,10 @@ def build_command() -> type[build_ext]:
                     step()
                 except Exception as error:
                     self.warn(f"{extension.name} does not compile from {', '.join(extension.sources)}: {error}")
-                    self.warn(f"{extension.name} is left out; stock PyTorch or numpy takes its place, slower")
+                    self.warn(f"{extension.name} is skipped; stock PyTorch or NumPy replaces it, which is slower")
                     continue
                 built.append(extension)
-            self.extensions = built  # so that only these are copied
+            self.extensions = built  # build_ext copies the libraries of these
 
     return BuildWhatCompiles
 

@@ -1,1 +1,1 @@
-"""Measurements, each a command that prints the table that docs/ keeps."""
+"""Benchmarks. Each is a command that prints a table of docs/. Read measure.py first, then `__main__.py`."""

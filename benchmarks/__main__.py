@@ -1,11 +1,11 @@
-"""Each part against what bounds it, in one run:
+"""Compares each part of the repository with a baseline or a limit, and checks the targets:
 
 python -m benchmarks [NAME ...] [--device cpu|cuda] [--full] [--json FILE] [--data DIR] [--list]
 
-Prints a Markdown table as it goes: time or size of ours (median and quartiles), what it is compared with in the same
-rounds, the ratio of the two, the target and whether it is met. Exit code 1 if a target is missed or a benchmark fails,
-2 for bad input. See docs/performance.md. `python -m benchmarks.loader`, `.training` and `.faults` measure more of
-loading, training steps and reliability.
+Prints a Markdown table, row by row: our time or size (median and quartiles), what it is compared with in the same
+rounds, the ratio of the two, the target and whether it is met. The exit code is 1 if a target is missed or a benchmark
+fails, and 2 for invalid arguments. See docs/performance.md. `python -m benchmarks.loader`, `.training` and `.faults`
+measure data loading, training steps and reliability in more detail.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from nnet.experiment import exit_code, keep_freed_memory
 
 
 class Benchmark(NamedTuple):
-    """What measures some rows. full: takes minutes, and is run when it is asked for."""
+    """A benchmark: a function that yields rows of the table. full: slow, runs only with --full or by name."""
 
     about: str
     run: Callable[[Setting], Iterator[Row]]
@@ -42,25 +42,28 @@ BENCHMARKS = {
     "pool_backward": Benchmark("their backward passes", pools.pool_backward),
     "corner_pooling": Benchmark("two pools and their sum, forward + backward, and its memory", pools.corner_pooling),
     "focal_loss": Benchmark("focal loss of one heatmap, forward + backward", losses.focal),
-    "decode": Benchmark("from maps to pairs of corners", detection.decode),
+    "decode": Benchmark("decoding of maps to pairs of corners", detection.decode),
     "soft_nms": Benchmark("soft-NMS and merging of 500 and 2000 boxes", detection.suppression, devices=("cpu",)),
-    "sample": Benchmark("a training sample: time and bytes", data.sample, devices=("cpu",)),
-    "index": Benchmark("the index of COCO train2017's size", data.index, devices=("cpu",)),
+    "sample": Benchmark("a training sample: time, and bytes transferred", data.sample, devices=("cpu",)),
+    "index": Benchmark("annotation index of the size of COCO train2017", data.index, devices=("cpu",)),
     "test_path": Benchmark("Hourglass-104 from an image to boxes", network.test_path, full=True),
     "training_step": Benchmark("Hourglass-104, a training step of 2 images", network.training_step, full=True),
-    "step_parts": Benchmark("that step against its layers alone", network.step_parts, full=True, devices=("cuda",)),
+    "step_parts": Benchmark("that step against its layers", network.step_parts, full=True, devices=("cuda",)),
     "largest_batch": Benchmark("images that fit in a step", network.largest_batch, full=True, devices=("cuda",)),
 }
 
 
 def choose(names: Sequence[str], device: str, full: bool) -> dict[str, Benchmark]:
-    """The benchmarks of these names, or all of the device. DataError for a name that is not one of them."""
+    """The named benchmarks, or without names all for the device (the slow ones only if `full`).
+
+    Raises DataError for an unknown name, and for a benchmark that does not run on the device.
+    """
     for name in names:
         if name not in BENCHMARKS:
             near = difflib.get_close_matches(name, BENCHMARKS, 1, cutoff=0)
-            raise DataError(f"no benchmark is called {name!r}: did you mean {near[0]}? --list shows all")
+            raise DataError(f"unknown benchmark {name!r}: did you mean {near[0]}? --list shows all")
         if device not in BENCHMARKS[name].devices:
-            raise DataError(f"{name} runs on {' and '.join(BENCHMARKS[name].devices)} alone, not on {device}")
+            raise DataError(f"{name} runs only on {' and '.join(BENCHMARKS[name].devices)}, not on {device}")
     if names:
         return {name: BENCHMARKS[name] for name in dict.fromkeys(names)}
     return {name: b for name, b in BENCHMARKS.items() if device in b.devices and (full or not b.full)}
@@ -69,7 +72,10 @@ def choose(names: Sequence[str], device: str, full: bool) -> dict[str, Benchmark
 def measure(
     chosen: dict[str, Benchmark], setting: Setting, save: Callable[[list[Row]], None]
 ) -> tuple[list[Row], list]:
-    """Run them; print each row when it is known, `save` the rows after each benchmark. The rows, and what failed."""
+    """Run benchmarks. Prints each row as soon as it is measured, and calls `save` with all rows after each benchmark.
+
+    Returns the rows, and a message for each benchmark that failed.
+    """
     rows, failed = [], []
     with tqdm(total=len(chosen), desc="benchmarks", dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
         bar.write(f"{HEAD}\n{RULE}")
@@ -79,7 +85,7 @@ def measure(
                 for row in benchmark.run(setting):
                     rows.append(row)
                     bar.write(row.cells())
-            except (RuntimeError, OSError, MemoryError, subprocess.CalledProcessError) as error:  # go on with others
+            except (RuntimeError, OSError, MemoryError, subprocess.CalledProcessError) as error:  # run the others
                 failed.append(f"{name}: {error}")
             save(rows)
             bar.update()
@@ -87,16 +93,16 @@ def measure(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Each part against what bounds it.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Compare each part with a baseline.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure (default: all but the slow ones)")
-    parser.add_argument("--list", action="store_true", help="list the names and stop")
-    parser.add_argument("--full", action="store_true", help="with those of Hourglass-104, which take minutes")
+    parser.add_argument("--list", action="store_true", help="list the benchmarks and exit")
+    parser.add_argument("--full", action="store_true", help="include the Hourglass-104 benchmarks, which take minutes")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, and what they depend on, to FILE")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="COCO images, 2017 layout, for `sample`; else drawn")
-    parser.add_argument("--seconds", type=float, default=2.0, help="that each comparison is repeated for, about")
-    parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: its choice)")
-    parser.add_argument("--small", action="store_true", help="tiny sizes, to see that all works: nothing is judged")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results and machine facts to FILE")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="COCO in its 2017 layout, for `sample` (else drawn)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="approximate time per comparison")
+    parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch (default: PyTorch's choice)")
+    parser.add_argument("--small", action="store_true", help="tiny sizes for a quick check: targets are not evaluated")
     return exit_code(partial(run, parser.parse_args(argv)))
 
 
@@ -122,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     setting = Setting(torch.device(args.device), args.seconds, args.small, args.data)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler would tell when it begins and ends
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler otherwise logs when it starts and stops
     facts = machine(setting) | {"freed memory is kept": keep_freed_memory()}
 
     def save(rows: list[Row]) -> None:

@@ -1,9 +1,10 @@
-"""Which objects testing loses although every map is true, and why:
+"""Lists the objects that are lost when ground-truth maps replace the network's predictions, and why:
 
 python -m benchmarks.ceiling CONFIG [--split val|train] [key.sub=value ...]
 
-An object is lost when no detection of its class is left for it at an IoU of 0.95, detections being dealt out best first
-as COCO does. For each image with a loss a line is printed, and at the end a table. The network needs no weights.
+Detections are matched to objects in the order of their scores, as in COCO's evaluation. An object is lost if no
+detection of its class with an IoU of at least 0.95 is left for it. Prints a line for each image with lost objects, and
+a table of the reasons. The network needs no weights.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ IOU = 0.95
 
 
 def taken(boxes: np.ndarray, labels: np.ndarray, truth: Annotated) -> np.ndarray:
-    """(m,) bool: for which objects there is a detection; boxes come best first, each takes the best free object."""
+    """Which objects have a detection: (m,) bool.
+
+    boxes: (n, 4), sorted by decreasing score. Each box is matched to the unmatched object with the highest IoU.
+    """
     free = overlaps(boxes, truth) * (labels[:, None] == truth.labels)
     got = np.zeros(len(truth.labels), bool)
     for iou in free:
@@ -41,7 +45,10 @@ def taken(boxes: np.ndarray, labels: np.ndarray, truth: Annotated) -> np.ndarray
 
 
 def cells_of(detector: Detector, image: np.ndarray, boxes: np.ndarray) -> list[np.ndarray]:
-    """Per view the cells of the corners of boxes (n, 4): (n, 2, 2) x, y of the top-left and the bottom-right one."""
+    """The cells of the corners of boxes (n, 4), for the image and its mirror image.
+
+    Returns (n, 2, 2) for each: x, y of the top-left and the bottom-right corner.
+    """
     _, placement = detector.place(image, 1.0)
     size = feature_size(placement.canvas)
     canvas = to_canvas(boxes, placement)
@@ -51,7 +58,10 @@ def cells_of(detector: Detector, image: np.ndarray, boxes: np.ndarray) -> list[n
 
 
 def reason(o: int, views: list[np.ndarray], truth: Annotated, corners: int, paired: bool) -> str:
-    """Why object o is lost. paired: a pair of corners made its box, which suppression or the 100 best then left out."""
+    """The reason why object o is lost.
+
+    paired: decoding found its box, which suppression or the limit of 100 detections then removed.
+    """
     if (truth.boxes[o, 2:] <= truth.boxes[o, :2]).any():
         return "without area"
     if paired:
@@ -93,7 +103,7 @@ def explain(args: argparse.Namespace) -> int:
             continue
         rows = detector.proposals(image, truth.truth)
         rows = rows[rows[:, 4] > REJECTED]
-        # (pairs, objects): which boxes are, to the pixel, those of an object
+        # (pairs, objects): which boxes equal an object's box within 0.1 pixels
         same = (np.abs(rows[:, None, :4] - truth.boxes) < 0.1).all(-1) & (rows[:, None, 7] == truth.labels)
         views = cells_of(detector, image, truth.boxes)
         why = Counter(reason(o, views, truth, settings.corners, bool(same[:, o].any())) for o in lost)

@@ -1,4 +1,6 @@
-"""Data: a training sample against decoding its JPEG, and the index of COCO train2017's size against json.load."""
+"""Benchmarks of the data: a training sample compared with decoding its JPEG, and an annotation index of the size of
+COCO train2017 compared with json.loads.
+"""
 
 import json
 import multiprocessing
@@ -20,14 +22,14 @@ from nnet.experiment import load_split
 from sample import Augment, MicroBatches, TrainingSet
 from sample.loader import pack
 
-IMAGES, BOXES, CATEGORIES = 118_287, 860_001, 80  # of train2017
-SAMPLE = 8 / 4.5  # at most 8 ms where the release took 13.5, of which decoding 4.5
-INDEX = 6 / 11.2  # at most 6 s where the release took 18.6, and json.loads takes 11.2 alone
+IMAGES, BOXES, CATEGORIES = 118_287, 860_001, 80  # the numbers of train2017
+SAMPLE = 8 / 4.5  # target: at most 8 ms on a machine where decoding takes 4.5 ms and the released code's sample 13.5 ms
+INDEX = 6 / 11.2  # target: at most 6 s on a machine where json.loads takes 11.2 s and the released code's index 18.6 s
 MEGABYTE = 1e6
 
 
 def draw_photograph(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Noise with the falling spectrum of photographs, so that its JPEG is about as large as theirs: uint8 (H, W, 3)."""
+    """Noise with a spectrum like that of photographs, so that its JPEG has about the same size: uint8 (H, W, 3)."""
     image, side = np.full((height, width, 3), 120, np.float32), 4
     while side <= max(height, width):
         shape = max(1, height * side // width), side
@@ -38,7 +40,7 @@ def draw_photograph(rng: np.random.Generator, height: int, width: int) -> np.nda
 
 
 def draw_photographs(folder: Path, count: int) -> CocoIndex:
-    """Drawn JPEGs of COCO's size (150 kB on average) with 7 boxes each, in its 2017 layout."""
+    """Draw JPEGs of the size of COCO's (150 kB on average) with 7 boxes each, in COCO's 2017 layout."""
     rng, images = np.random.default_rng(0), folder / "train2017"
     images.mkdir()
     sizes = [[(480, 640), (427, 640), (640, 480)][i % 3] for i in range(count)]
@@ -62,7 +64,7 @@ def draw_photographs(folder: Path, count: int) -> CocoIndex:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """As in a worker process."""
+    """Limit PyTorch and OpenCV to one thread, as in a worker process."""
     threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -74,7 +76,7 @@ def one_thread() -> Iterator[None]:
 
 
 def sample(setting: Setting) -> Iterator[Row]:
-    """All of a worker's work for an image, up to the memory it shares with the trainer; bytes that cross to there."""
+    """The work of a loading worker for an image, up to shared memory, and the bytes transferred to the trainer."""
     with tempfile.TemporaryDirectory(prefix="benchmarks_") as folder, one_thread():
         if setting.data:
             index = load_split(setting.data, ["train2017"], ["annotations/instances_train2017.json"], limit=80)
@@ -106,10 +108,10 @@ def sample(setting: Setting) -> Iterator[Row]:
 
 
 def write_annotations(folder: Path, images: int, boxes: int) -> tuple[Path, Path]:
-    """An annotation file like COCO's instances_train2017.json and a folder of its image files, which are empty.
+    """Write an annotation file like COCO's instances_train2017.json, and a folder of empty image files.
 
-    Polygons have as many corners as those of COCO: 45 numbers on average, half of them at most 32, and 1% of the
-    objects are crowds. Shapes are taken in turns from some thousands.
+    Polygons are as long as those of COCO: 45 numbers on average, with a median of 32. 1% of the objects are crowds. The
+    polygons repeat after 4000 objects. Returns the paths of the file and the folder.
     """
     rng, listed = np.random.default_rng(0), folder / "train2017"
     listed.mkdir()
@@ -160,7 +162,7 @@ def write_annotations(folder: Path, images: int, boxes: int) -> tuple[Path, Path
 
 
 def index(setting: Setting) -> Iterator[Row]:
-    """Time and memory of the index of train2017."""
+    """Time and memory of an annotation index of the size of train2017."""
     with tempfile.TemporaryDirectory(prefix="benchmarks_") as folder:
         images, boxes = (50, 300) if setting.small else (IMAGES, BOXES)
         path, listed = write_annotations(Path(folder), images, boxes)
@@ -178,7 +180,10 @@ def index(setting: Setting) -> Iterator[Row]:
 
 
 def worker_memory(loaded: CocoIndex) -> int | None:
-    """Bytes that a forked process takes for itself while it goes through the index; None where that cannot be told."""
+    """Private memory in bytes that a forked process allocates while it reads the whole index.
+
+    None if the system does not report it.
+    """
     if sys.platform != "linux" or not os.access("/proc/self/smaps_rollup", os.R_OK):
         return None
     context = multiprocessing.get_context("fork")
@@ -202,6 +207,6 @@ def read_all(loaded: CocoIndex, answer) -> None:
 
 
 def private_memory() -> int:
-    """Bytes of this process that no other shares."""
+    """Bytes of this process's memory that are not shared with other processes."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private_"))

@@ -1,4 +1,4 @@
-"""From maps to boxes: decoding and suppression against the published computations."""
+"""Benchmarks of decoding and suppression, compared with the published computations."""
 
 import ctypes
 import os
@@ -18,15 +18,18 @@ from external.soft_nms import soft_nms, soft_nms_merge
 from models.cornernet import KeypointMaps
 from models.decode import decode_corners
 
-FIFTH = 1 / 5  # of what the released implementation needs
-# The release is compiled by Cython, with a call of NumPy for every exponential: that takes 1.4 times what the plain C
-# does (see docs/performance.md), which can be compiled wherever this runs.
+FIFTH = 1 / 5  # target: a fifth of the time of the released implementation
+# The released soft-NMS is Cython code that calls NumPy for every exponential. It takes 1.4 times as long as the plain C
+# code used here (see docs/performance.md), which compiles on any machine with a C compiler.
 RELEASE_IN_PLAIN_C = 1.4
 RELEASED = {("soft_nms", 500): 3.5, ("soft_nms", 2000): 38.6, ("merge", 500): 4.2, ("merge", 2000): 43.6}  # ms
 
 
 def published_decode(top_left: KeypointMaps, bottom_right: KeypointMaps, k: int, pairs: int = 1000) -> list[Tensor]:
-    """Boxes, scores, corner scores and classes, step by step as published."""
+    """Decoding by the published computation, step by step.
+
+    Returns boxes (B, pairs, 4), and scores, top-left scores, bottom-right scores and classes, (B, pairs) each.
+    """
     batch = len(top_left.heatmap)
     corners = []
     for maps in (top_left, bottom_right):
@@ -60,7 +63,7 @@ def published_decode(top_left: KeypointMaps, bottom_right: KeypointMaps, k: int,
 
 
 def draw_maps(setting: Setting, seed: int) -> KeypointMaps:
-    """Maps of an image of 511x767 and its mirror image: most scores are low, as a trained network's are."""
+    """Maps of an image of 511x767 and its mirror image. Most scores are low, as those of a trained network."""
     batch, classes, height, width = (2, 5, 16, 24) if setting.small else (2, 80, 128, 192)
     generator = torch.Generator().manual_seed(seed)
     heat, embedding, offset = (torch.randn(batch, c, height, width, generator=generator) for c in (classes, 1, 2))
@@ -77,7 +80,7 @@ def decode(setting: Setting) -> Iterator[Row]:
 
 
 def draw_boxes(count: int) -> np.ndarray:
-    """Rows of one class all over a photograph, (count, 7): 20 to 250 pixels wide and high."""
+    """Boxes of one class at random places in an image: (count, 7), 20 to 250 pixels wide and high."""
     rng = np.random.default_rng(0)
     centers = rng.uniform(0, (640, 480), (count, 2))
     half = np.exp(rng.uniform(np.log(20), np.log(250), (count, 2))) / 2
@@ -86,7 +89,10 @@ def draw_boxes(count: int) -> np.ndarray:
 
 
 def compile_published(folder: Path) -> Callable[[np.ndarray, bool], tuple[np.ndarray, int]] | None:
-    """The published suppression in plain C, Gaussian, compiled with -O2; None if there is no C compiler."""
+    """Compile the published suppression (Gaussian) in plain C with -O2. None if there is no C compiler.
+
+    The function returned maps boxes and whether to merge to the resulting rows and the number of kept rows.
+    """
     compiler = next(filter(None, (shutil.which(c) for c in (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
     if compiler is None:
         return None
@@ -103,11 +109,11 @@ def compile_published(folder: Path) -> Callable[[np.ndarray, bool], tuple[np.nda
 
 
 def suppression(setting: Setting) -> Iterator[Row]:
-    """Of one class with 500 and with 2000 boxes, without and with merging."""
+    """Soft-NMS of 500 and of 2000 boxes of one class, without and with merging."""
     with tempfile.TemporaryDirectory(prefix="benchmarks_") as folder:
         published = compile_published(Path(folder))
         if published is None:
-            raise RuntimeError("soft_nms is compared with the published computation in C, and no C compiler was found")
+            raise RuntimeError("soft_nms is compared with published code compiled from C, and no C compiler was found")
         for name, function, columns in (("soft_nms", soft_nms, 5), ("merge", soft_nms_merge, 7)):
             for count in (20, 40) if setting.small else (500, 2000):
                 boxes = np.ascontiguousarray(draw_boxes(count)[:, :columns])

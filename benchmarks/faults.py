@@ -1,11 +1,12 @@
-"""Kill a training run again and again, and see that nothing is lost:
+"""Kills a training run repeatedly, and checks that nothing is lost:
 
 python -m benchmarks.faults [--kills 40] [--seed 0] [--output FILE]
 
-A small run on toy data goes through once undisturbed. Then the same run is killed (SIGKILL) at random moments, half of
-them from its start to some seconds into training, half while it writes a checkpoint, and resumed each time until it is
-done; should it be done before enough kills, another is begun. Prints a table, and writes it to FILE. Exit code 1 if a
-checkpoint was damaged, a run hung, or the result differs from that of the undisturbed run.
+First, a small run on toy data is completed without interruption: the reference run. Then the same run is killed with
+SIGKILL at random moments and resumed each time until it is finished. Half of the kills happen between the start of the
+process and two seconds into training, the other half while a checkpoint is written. If a run finishes before all kills
+are done, another one is started. Prints a table, and writes it to FILE. The exit code is 1 if a checkpoint was
+corrupted, a run hung, or a result differs from that of the reference run.
 """
 
 import argparse
@@ -29,9 +30,9 @@ from nnet.log import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 ITERATIONS = 150
-HANG = 120  # seconds without a step, or without an end, after which a run counts as hung
-TRAINING = 2.0  # seconds of training up to which it is killed, in the half not aimed at a save
-# Many parameters in the inner level, where there are few pixels: steps are fast, saving takes as long as they do.
+HANG = 120  # seconds without a step, or without exiting, after which a run counts as hung
+TRAINING = 2.0  # latest kill in seconds of training, for kills that are not aimed at a save
+# Most parameters are in the innermost level, which has few pixels: a step is fast, and a save takes as long as a step.
 CONFIG = """
 model: {stacks: 1, stem_width: 4, widths: [8, 8, 160], blocks: [1, 1, 1], pool_width: 4, bn_init: ones}
 data:
@@ -47,27 +48,27 @@ train: {batch: [2, 3], iterations: %d, lr_drops: [100], workers: 1, log_every: 1
 
 @dataclass
 class Tally:
-    """What the kills have done."""
+    """Counts of the kills and of their effects."""
 
     kills: int = 0
-    saving: int = 0  # kills that a partly written checkpoint was left by
+    saving: int = 0  # kills that left a partially written checkpoint
     starting: int = 0  # kills before the first step after a start
-    corrupt: int = 0
+    corrupt: int = 0  # checkpoints that cannot be loaded
     hangs: int = 0
-    lost: int = 0  # most iterations that were logged and not in a checkpoint
-    runs: int = 0
-    unequal: list[str] = field(default_factory=list)  # what differed from the undisturbed run
+    lost: int = 0  # largest number of iterations that were logged but are in no checkpoint
+    runs: int = 0  # completed runs
+    unequal: list[str] = field(default_factory=list)  # differences from the reference run
 
     def rows(self, seconds: float) -> list[tuple[str, str]]:
         return [
             ("kills", f"{self.kills}"),
-            ("of them while a checkpoint was being written", f"{self.saving}"),
-            ("of them before the first step", f"{self.starting}"),
+            ("kills while a checkpoint was being written", f"{self.saving}"),
+            ("kills before the first step", f"{self.starting}"),
             ("corrupt checkpoints", f"{self.corrupt}"),
             ("hangs", f"{self.hangs}"),
-            ("largest loss, in iterations (a snapshot after each)", f"{self.lost}"),
-            ("runs that were killed and resumed until done", f"{self.runs}"),
-            ("weights, optimiser, log equal to the undisturbed run's", "; ".join(self.unequal) or "yes"),
+            ("most iterations lost by a kill (with a snapshot after each)", f"{self.lost}"),
+            ("runs that were killed and resumed until finished", f"{self.runs}"),
+            ("weights, optimiser state and log equal those of the reference run", "; ".join(self.unequal) or "yes"),
             ("minutes", f"{seconds / 60:.1f}"),
         ]
 
@@ -77,7 +78,7 @@ class Tally:
 
 
 class Hang(Exception):
-    """A run that makes no step, or does not end."""
+    """A run makes no step, or does not exit."""
 
 
 def start(config: Path, folder: Path) -> subprocess.Popen:
@@ -97,16 +98,16 @@ def rows(folder: Path) -> list[dict]:
 
 
 def partial(folder: Path) -> set[tuple[str, int]]:
-    """The checkpoint that is being written, or was when the run was killed: name and inode of its file."""
+    """The unfinished checkpoint files in the folder of a run: their names and inodes."""
     found = set()
     for path in folder.glob(".[0-9]*.pt.partial"):
-        with suppress(FileNotFoundError):  # it is done meanwhile
+        with suppress(FileNotFoundError):  # it was finished in the meantime
             found.add((path.name, path.stat().st_ino))
     return found
 
 
 def wait(process: subprocess.Popen, condition, seconds: float = HANG) -> bool:
-    """Wait for a condition; False if the process ends before it holds. Raises Hang."""
+    """Wait until a condition holds. Returns False if the process exits first. Raises Hang after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         if process.poll() is not None:
@@ -118,9 +119,10 @@ def wait(process: subprocess.Popen, condition, seconds: float = HANG) -> bool:
 
 
 def wait_to_kill(process: subprocess.Popen, folder: Path, aim: bool, random: Random, ready: float) -> bool:
-    """Wait for a random moment, while a checkpoint is being written if aimed; False if the run ended before.
+    """Wait for a random moment at which to kill the run. Returns False if the run ends before.
 
-    ready: seconds from a start to the first step.
+    aim: choose a moment at which a checkpoint is being written.
+    ready: seconds from the start of the process to its first step.
     """
     if not aim:
         try:
@@ -141,7 +143,7 @@ def wait_to_kill(process: subprocess.Popen, folder: Path, aim: bool, random: Ran
 
 
 def check(folder: Path) -> tuple[int, bool]:
-    """Iteration of the newest checkpoint of a run that was killed, 0 if there is none, and whether all are whole."""
+    """The iteration of the newest checkpoint of a killed run (0 if there is none), and whether all can be loaded."""
     newest, whole = 0, True
     for path in sorted(folder.glob("*.pt")):
         try:
@@ -153,7 +155,7 @@ def check(folder: Path) -> tuple[int, bool]:
 
 
 def differences(run: Path, undisturbed: Path) -> list[str]:
-    """In what a finished run differs from the undisturbed one."""
+    """The differences between a finished run and the reference run."""
 
     def tensors(value, name: str = "") -> dict[str, torch.Tensor]:
         if isinstance(value, torch.Tensor):
@@ -171,14 +173,14 @@ def differences(run: Path, undisturbed: Path) -> list[str]:
     if logs[0] != logs[1]:
         found.append("metrics.jsonl differs")
     if [row[0] for row in logs[1]] != list(range(1, ITERATIONS + 1)):
-        found.append("metrics.jsonl has doubled or lost rows")
+        found.append("metrics.jsonl has duplicate or missing rows")
     if list(run.glob(".*")):
-        found.append("files are left over")
+        found.append("temporary files are left over")
     return found
 
 
 def finish(process: subprocess.Popen, tally: Tally) -> None:
-    """Wait for the end of a run; one that hangs is killed and counted."""
+    """Wait until a run exits. A run that hangs is killed and counted."""
     try:
         if process.wait(HANG + ITERATIONS) != 0:
             tally.unequal.append(f"exit code {process.returncode}")
@@ -188,7 +190,7 @@ def finish(process: subprocess.Popen, tally: Tally) -> None:
 
 
 def run(kills: int, seed: int, folder: Path) -> Tally:
-    """All of it, in a folder that is empty."""
+    """Run the whole test in an empty folder."""
     random, tally = Random(seed), Tally()
     draw_toy(folder / "toy", seed=0, images=40, size=95)
     config = folder / "config.yaml"
@@ -200,10 +202,10 @@ def run(kills: int, seed: int, folder: Path) -> Tally:
     ready = time.monotonic() - begun
     finish(process, tally)
     if tally.hangs or tally.unequal:
-        tally.unequal.append("the undisturbed run failed")
+        tally.unequal.append("the reference run failed")
         return tally
     size = (undisturbed / "last.pt").stat().st_size
-    tqdm.write(f"undisturbed: {ITERATIONS} iterations in {time.monotonic() - begun:.0f} s, checkpoints {size:,} bytes")
+    tqdm.write(f"reference: {ITERATIONS} iterations in {time.monotonic() - begun:.0f} s, checkpoints {size:,} bytes")
 
     aims = [i % 2 == 0 for i in range(kills)]
     random.shuffle(aims)
@@ -217,7 +219,7 @@ def run(kills: int, seed: int, folder: Path) -> Tally:
             except Hang:
                 tally.hangs += 1
                 killed = True
-            if not killed:  # the run is done
+            if not killed:  # the run has finished
                 finish(process, tally)
                 compare(current, undisturbed, tally)
                 current = folder / f"run_{tally.runs}"
@@ -247,10 +249,12 @@ def compare(current: Path, undisturbed: Path, tally: Tally) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description="Kill a run, and resume it.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.faults", description="Kill and resume a run repeatedly."
+    )
     parser.add_argument("--kills", type=int, default=40, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table to this file as well")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments (default: %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the table to FILE")
     args = parser.parse_args()
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults_") as folder:

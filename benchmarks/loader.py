@@ -1,10 +1,10 @@
-"""How fast the data loader is, and what bounds it:
+"""Measures the speed of the data loader, and the time of its parts:
 
 python -m benchmarks.loader [--data DIR] [--workers 1 2 ...] [--images N]
 
-Prints as Markdown: augmented 511x511 training images per second by number of workers, the time of one image by part,
-and what crosses from worker to trainer. DIR is a folder in COCO's 2017 layout. Its images are read over and over, so
-after the first round the files come from the system's cache: reading costs what it costs there.
+Prints as Markdown: augmented 511x511 training images per second by number of workers, the time per image of each part,
+and the bytes transferred from worker to trainer. DIR is a folder in COCO's 2017 layout. Its images are read repeatedly,
+so that after the first round the files come from the page cache. The time of reading is that of cached files.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from sample.colour import draw_colour
 from sample.loader import pack
 
 SIZE = (511, 511)
-BATCH = 5  # images of a micro-batch, as most in the paper's run
-WANTED = 240  # images/s that the recipe's data should come with, on two cores
+BATCH = 5  # images per micro-batch, as in most micro-batches of the paper's run
+WANTED = 240  # desired images/s on two cores
 
 
 def throughput(index: CocoIndex, workers: int, images: int) -> float:
-    """Images per second that the loader hands over, after the first batches; nothing else is done meanwhile."""
+    """Images per second that the loader delivers after the first batches, while the trainer does nothing else."""
     count, start = images // BATCH, 4 * max(workers, 1)
     batches = MicroBatches(len(index), [BATCH], 0, 0, start + count)
     stream = iter(make_loader(TrainingSet(index, SIZE, Augment(), 0), batches, workers, 0, "cpu"))
@@ -43,7 +43,7 @@ def throughput(index: CocoIndex, workers: int, images: int) -> float:
 
 
 def parts(index: CocoIndex, images: int) -> dict[str, float]:
-    """Milliseconds per image of each part of a worker's work, in this process, on one thread."""
+    """Milliseconds per image of each part of a worker's work, measured in this process on one thread."""
     cv2.setNumThreads(0)
     dataset, spent = TrainingSet(index, SIZE, Augment(), 0), dict.fromkeys(("read", "decode"), 0.0)
     for name in ("seed and colour draws", "crop, resize, mirror", "to shared memory", "all"):
@@ -75,14 +75,15 @@ def parts(index: CocoIndex, images: int) -> dict[str, float]:
         timed("to shared memory", lambda samples=samples: pack(samples))
     for batch in keys:
         timed("all", lambda batch=batch: pack(dataset.__getitems__(batch)))
-    spent["decode"] -= spent["read"]  # read_image reads the file as well
+    spent["decode"] -= spent["read"]  # read_image also reads the file
     return {name: 1000 * seconds / (len(keys) * BATCH) for name, seconds in spent.items()}
 
 
 def crossing(index: CocoIndex) -> tuple[int, int, int]:
-    """Bytes per image of a batch: images; boxes, labels, draws and ids; what is pickled to say where they lie.
+    """Bytes per image of a batch: of the images; of boxes, labels, random draws and ids; of the pickled message.
 
-    The worker copies the tensors to memory that it shares with the trainer, which uses them where they lie.
+    The worker copies the tensors to shared memory, which the trainer uses without a further copy. The message says
+    where they are in that memory.
     """
     dataset = TrainingSet(index, SIZE, Augment(), 0)
     packed = pack(dataset.__getitems__([(0, i) for i in range(BATCH)]))
@@ -93,10 +94,10 @@ def crossing(index: CocoIndex) -> tuple[int, int, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="How fast the data loader is.")
+    parser = argparse.ArgumentParser(description="Measure the speed of the data loader.")
     parser.add_argument("--data", default="data/coco", metavar="DIR", help="COCO in its 2017 layout")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], metavar="N")
-    parser.add_argument("--images", type=int, default=2000, help="images that are timed")
+    parser.add_argument("--images", type=int, default=2000, help="number of images to time")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each number of workers")
     args = parser.parse_args(argv)
     return exit_code(lambda: measure(args))
@@ -118,7 +119,7 @@ def measure(args: argparse.Namespace) -> int:
     for name, ms in spent.items():
         print(f"| {name} | {ms:.2f} | {ms / sum(spent.values()):.0%} |")
     print(f"| all together | {whole:.2f} | |")
-    print(f"\nOne core alone: {1000 / whole:.0f} images/s; two: {2000 / whole:.0f} (wanted: {WANTED}).")
+    print(f"\nOne core: {1000 / whole:.0f} images/s; two cores: {2000 / whole:.0f} (desired: {WANTED}).")
     images, rest, pickled = crossing(index)
     print(
         f"Bytes per image from worker to trainer: {images:,} of pixels, {rest:,} of boxes and draws, in shared memory;"

@@ -1,4 +1,4 @@
-"""The focal loss against copies of its map, and against the published computation in plain PyTorch."""
+"""Benchmark of the focal loss, compared with a copy of its map and with the published computation in plain PyTorch."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from sample import Penalty, box_targets
 
 
 def published_focal_loss(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
-    """The focal loss as published: positives and negatives are picked out and summed one after another."""
+    """The focal loss as published: positives and negatives are selected and summed separately."""
     score = torch.clamp(torch.sigmoid(logits), 1e-4, 1 - 1e-4)
     positive, negative = target.eq(1), target.lt(1)
     at_positive, at_negative = score[positive], score[negative]
@@ -27,7 +27,7 @@ def published_focal_loss(logits: Tensor, target: Tensor, alpha: float = 2.0, bet
 
 
 def draw_maps(setting: Setting) -> tuple[Tensor, Tensor]:
-    """Logits and targets of one kind of corner of a batch of 4 images, (4, 80, 128, 128)."""
+    """Logits and targets of the top-left corners of a batch of 4 images: (4, 80, 128, 128) each."""
     images, classes, side = (1, 5, 32) if setting.small else (4, 80, 128)
     batch = draw_batch(images, (4 * side, 4 * side), classes, np.random.default_rng(0)).to(setting.device)
     boxes = batch.boxes, batch.labels, batch.image_index

@@ -1,8 +1,8 @@
-"""What the benchmarks have in common: timing in rounds, spreads, rows, their table, and the machine they ran on.
+"""Shared by the benchmarks: timing in rounds, median and quartiles, the rows of the table, and facts of the machine.
 
-What is compared is timed in turn, round after round, each time in another order, and a ratio is the median of the
-rounds' own ratios: work of others on the machine slows both sides of a round, and so moves the ratio little. What runs
-on one thread is timed by the processor's time that it takes.
+The works that are compared are timed one after another in each round, and their order changes from round to round. The
+ratio is computed per round; the result is the median over the rounds. Other load on the machine slows both sides of a
+round, so that it changes the ratio little. Works that run on one thread are timed by their processor time.
 """
 
 import math
@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-AT_LEAST = {"cpu": 5e-3, "cuda": 2e-3}  # seconds that are timed at a time: short work is repeated within
+AT_LEAST = {"cpu": 5e-3, "cuda": 2e-3}  # minimum seconds per timing: shorter work is repeated
 LARGER_THAN_CACHES = 2**28  # bytes
-ROUNDS = 7  # at least; what is compared without a target has the first, the middle and the last of them
+ROUNDS = 7  # minimum number of rounds
 HEAD = "| benchmark | case | ours | compared with | ratio | target | met | also, in multiples of ours |"
 RULE = "| --- | --- | --- | --- | --- | --- | --- | --- |"
 
@@ -49,9 +49,10 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """How to measure. seconds: about how long each comparison is repeated. small: sizes of a test, nothing is judged.
+    """How to measure.
 
-    data: folder of images in COCO's 2017 layout, or None: images are drawn.
+    seconds: approximate duration of each comparison. small: tiny sizes as in a test; targets are not evaluated.
+    data: folder of images in COCO's 2017 layout. None: images are drawn.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -62,18 +63,18 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a work of ours and what it is compared with, both in `unit`."""
+    """A row of the table: our time or size and the one it is compared with, both in `unit`."""
 
     benchmark: str
     case: str
     unit: str
     ours: Spread
-    against: str  # what `base` is of
-    base: Spread
+    against: str  # name of the baseline
+    base: Spread  # time or size of the baseline
     ratio: Spread  # ours / base
-    target: float | None  # the ratio has to be at most this (at least, with at_least); None: there is no target
-    at_least: bool = False
-    others: Mapping[str, Spread] = field(default_factory=dict)  # more that was compared in the same run
+    target: float | None  # upper bound of the ratio; None: there is no target
+    at_least: bool = False  # the target is a lower bound
+    others: Mapping[str, Spread] = field(default_factory=dict)  # further works measured in the same rounds
     note: str = ""
 
     @property
@@ -106,9 +107,10 @@ class Row:
 def clock(
     device: torch.device, work: Work, calls: int = 1, one_core: bool = False, cold: torch.Tensor | None = None
 ) -> float:
-    """Seconds per call. one_core: the processor's time, without waiting for a turn, of work on one thread.
+    """Seconds per call of a work.
 
-    cold: memory that is written first, larger than the caches, so that they hold nothing of the work's.
+    one_core: measure processor time, for work on one thread.
+    cold: a tensor larger than the caches. It is written before the timing, so that no data of the work is cached.
     """
     if cold is not None:
         cold.fill_(1)
@@ -135,10 +137,11 @@ def race(
     one_core: bool = False,
     from_memory: bool = False,
 ) -> dict[str, list[float]]:
-    """Seconds per call of each work, a value per round, after one call that is not counted.
+    """Time works in turn. Returns the seconds per call of each work, one value per round. The first call is not timed.
 
-    seldom: works that only the first, the middle and the last round time. one_core: as of `clock`. from_memory: for
-    what the memory's speed bounds: on a CPU, each call begins with caches that hold nothing of it.
+    seldom: works that are timed only in the first, the middle and the last round.
+    one_core: as in `clock`.
+    from_memory: for work that is bound by memory bandwidth. On a CPU, none of its data is cached when a call starts.
     """
     cold = None
     if from_memory and setting.device.type == "cpu":
@@ -172,7 +175,7 @@ def timed_row(
     from_memory: bool = False,
     **more: Any,
 ) -> Row:
-    """Race ours against one work, for the ratio that the target is of, and, less often, others."""
+    """Compare our work with the baseline `against`, whose ratio has the target, and, less often, with others."""
     works, seldom = {"ours": ours, "base": against[1], **(others or {})}, tuple(others or {})
     times = race(setting, works, seldom, one_core=one_core, from_memory=from_memory)
     return times_row(setting, benchmark, case, times, against[0], target, **more)
@@ -187,7 +190,7 @@ def times_row(
     target: float | None,
     **more: Any,
 ) -> Row:
-    """The row of times in seconds: "ours", "base", a value of both per round, and others."""
+    """A row from times in seconds. times: "ours" and "base" with a value per round, and further works."""
     longest = max(median(times["ours"]), median(times["base"]))
     unit, factor = ("s", 1) if longest >= 1 else ("ms", 1e3)
     spreads = {name: Spread.of([factor * t for t in values]) for name, values in times.items()}
@@ -208,13 +211,13 @@ def limit_row(
     judged: bool = True,
     **more: Any,
 ) -> Row:
-    """The row of a quantity with a limit of its own."""
+    """A row for a quantity with an upper limit."""
     ours, base, ratio = (Spread.of([x]) for x in (value, limit, value / limit))
     return Row(benchmark, case, unit, ours, against, base, ratio, 1.0 if judged and not setting.small else None, **more)
 
 
 def machine(setting: Setting) -> dict[str, Any]:
-    """What the figures depend on. Neither host names nor paths."""
+    """Facts of the machine that the results depend on, without host names and paths."""
     facts = {"cpu": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     facts |= {"python": platform.python_version(), "system": platform.system()}
     if setting.device.type == "cuda":

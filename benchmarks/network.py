@@ -1,11 +1,14 @@
-"""Hourglass-104: its test path and its training step against the published ones, and against convolutions alone.
+"""Benchmarks of Hourglass-104: the test path and the training step, compared with the published computation and with
+the network's convolutions.
 
-"Published" is this repository's network driven as the release drives it: float32 and contiguous, pools by torch.cummax
-(the release has slower loops), the focal loss and the decoding in plain PyTorch, Adam one tensor at a time.
+"Published" is this repository's network with the released code's way of computing: float32 and contiguous tensors,
+pools by torch.cummax (the release has slower loops), focal loss and decoding in plain PyTorch, Adam one tensor at a
+time.
 
 python -m benchmarks.network VARIANT [--steps N] [--small] [--device cpu|cuda]
 
-measures training steps of one variant, in a process of its own, for its peak memory; JSON.
+measures training steps of one variant, and prints JSON. `training_step` runs it in a separate process per variant, to
+measure peak memory.
 """
 
 import argparse
@@ -44,16 +47,16 @@ ROOT = Path(__file__).resolve().parent.parent
 CLASSES, SIDE = 80, 511
 SMALL = {"stacks": 1, "stem_width": 4, "widths": [4, 4, 4], "blocks": [1, 1, 1], "pool_width": 4}
 PUBLISHED = "published"
-PUBLISHED_KEPT = "published, freed memory kept"  # as train.py keeps it
-# The same arithmetic as published; bfloat16 rounds, and is shown beside it.
+PUBLISHED_KEPT = "published, freed memory kept"  # with `keep_freed_memory`, as in train.py
+# The variant that has a target: its arithmetic is that of the published step. bfloat16 is measured as well.
 JUDGED = "channels_last+fused_adam"
 VARIANTS = {
     "cpu": ["fused_adam", JUDGED, "channels_last+bfloat16+fused_adam"],
     "cuda": ["fused_adam", "channels_last+tf32+fused_adam", "channels_last+bfloat16+fused_adam"],
 }
-STEP = 0.7  # of the published step
-PAPER = 49  # images of its iteration
-PARTS = 1.25  # of convolutions, BatchNorm and activations alone, on CUDA
+STEP = 0.7  # target, as a fraction of the published step
+PAPER = 49  # images per iteration of the paper
+PARTS = 1.25  # target on CUDA, as a multiple of convolutions, BatchNorm and activations
 
 
 def network_of(setting: Setting) -> KeypointNetwork:
@@ -66,12 +69,12 @@ def class_count(setting: Setting) -> int:
 
 
 def side_of(setting: Setting) -> int:
-    """Of the square images, in pixels."""
+    """Side of the square images, in pixels."""
     return 63 if setting.small else SIDE
 
 
 def with_pools(network: KeypointNetwork, pool: Callable[[CornerPool], nn.Module]) -> KeypointNetwork:
-    """The same network, its parameters shared, with other pools at its corners."""
+    """A copy of the network that shares its parameters and has other corner pools."""
     shared = {id(value): value for value in [*network.parameters(), *network.buffers()]}
     other = copy.deepcopy(network, shared)
     for module in other.modules():
@@ -85,7 +88,7 @@ def published_network(network: KeypointNetwork) -> KeypointNetwork:
 
 
 class PublishedDetector(Detector):
-    """From an image to boxes, decoded step by step."""
+    """A detector with the published decoding."""
 
     def decode(self, maps: Predictions) -> np.ndarray:
         s = self.settings
@@ -94,7 +97,7 @@ class PublishedDetector(Detector):
 
 
 class PublishedObjective:
-    """The published loss: each stack by itself, every term in plain PyTorch."""
+    """The published loss: one stack after another, with all terms in plain PyTorch."""
 
     terms = LossTerms
 
@@ -123,9 +126,9 @@ class PublishedObjective:
 
 
 def convolutions(network: nn.Module, images: Tensor, gradients: bool) -> Callable[[], None]:
-    """The convolutions that the network does for these images, each on a tensor of the same shape, and nothing else.
+    """A function that runs only the convolutions of the network, on random tensors of the same shapes.
 
-    gradients: with their backward passes. Convolutions of one kind and shape share their tensors.
+    gradients: include their backward passes. Convolutions with equal parameters and shapes share their tensors.
     """
     met, hooks = Counter(), []
 
@@ -144,7 +147,7 @@ def convolutions(network: nn.Module, images: Tensor, gradients: bool) -> Callabl
     works = []
     for (shape, (outputs, kernel, stride, padding, bias)), count in met.items():
         layer = nn.Conv2d(shape[1], outputs, kernel, stride, padding, bias=bias).to(images.device)
-        first = shape[1] == 3  # nobody asks for the gradient of the image
+        first = shape[1] == 3  # the input image needs no gradient
         x = torch.randn(shape, device=images.device).requires_grad_(gradients and not first)
         works.append((layer, x, count))
 
@@ -163,10 +166,13 @@ def convolutions(network: nn.Module, images: Tensor, gradients: bool) -> Callabl
 
 
 def settle_statistics(network: KeypointNetwork, images: Tensor) -> None:
-    """Running statistics of these images: with those of the start, values would grow from layer to layer."""
+    """Set BatchNorm's running statistics to those of the images.
+
+    With the initial statistics, activations would grow from layer to layer.
+    """
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # an average, of the one batch
+            module.momentum = None  # use the cumulative average, here of one batch
     network.train()
     with torch.no_grad():
         network(images)
@@ -174,7 +180,7 @@ def settle_statistics(network: KeypointNetwork, images: Tensor) -> None:
 
 
 def test_path(setting: Setting) -> Iterator[Row]:
-    """An image and its mirror image, from pixels to boxes."""
+    """Detection on an image and its mirror image, from pixels to boxes."""
     set_up_backends(torch.get_num_threads(), tf32=False)
     side = side_of(setting)
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
@@ -198,7 +204,7 @@ def test_path(setting: Setting) -> Iterator[Row]:
 
 
 def step_config(setting: Setting) -> configs.Config:
-    """Hourglass-104 on two images of 511x511."""
+    """The config of Hourglass-104 with a batch of two images of 511x511."""
     overrides = [f"model.{name}={value}" for name, value in SMALL.items()] if setting.small else []
     overrides += [f"data.input_size=[{side_of(setting)},{side_of(setting)}]", "train.batch=[2]"]
     overrides += [f"train.device={setting.device.type}"]
@@ -207,7 +213,7 @@ def step_config(setting: Setting) -> configs.Config:
 
 
 def measure_step(setting: Setting, variant: str, steps: int) -> dict:
-    """As benchmarks.training.measure; the variant may be a published one too."""
+    """As benchmarks.training.measure, but the variant may also be `PUBLISHED` or `PUBLISHED_KEPT`."""
     config = step_config(setting)
     published = variant in (PUBLISHED, PUBLISHED_KEPT)
     chosen = replace(config, train=replace(config.train, **options_of("float32" if published else variant)))
@@ -225,7 +231,7 @@ def measure_step(setting: Setting, variant: str, steps: int) -> dict:
 
 
 def alone(setting: Setting, variant: str, steps: int) -> dict:
-    """measure_step in a process of its own."""
+    """Run measure_step in a separate process."""
     command = [sys.executable, "-m", "benchmarks.network", variant, "--steps", str(steps)]
     command += ["--device", setting.device.type, "--threads", str(torch.get_num_threads())]
     command += ["--small"] if setting.small else []
@@ -236,7 +242,7 @@ def alone(setting: Setting, variant: str, steps: int) -> dict:
 
 
 def training_step(setting: Setting) -> Iterator[Row]:
-    """Each variant in a process of its own, one after the other, twice: their times and peak memory."""
+    """Time and peak memory of training steps. Each variant runs twice, in separate processes, one at a time."""
     kept = [PUBLISHED_KEPT] if setting.device.type == "cpu" else []
     variants, steps = [PUBLISHED, *kept, *VARIANTS[setting.device.type]], 1 if setting.small else 2
     times: dict[str, list[float]] = {name: [] for name in variants}
@@ -262,7 +268,7 @@ def training_step(setting: Setting) -> Iterator[Row]:
 
 
 def step_parts(setting: Setting) -> Iterator[Row]:
-    """CUDA: the whole step against the network's convolutions, BatchNorm and activations, forward and backward."""
+    """CUDA: the whole step compared with forward and backward of convolutions, BatchNorm and activations."""
     config = step_config(setting)
     classes, side = class_count(setting), side_of(setting)
     batch = draw_batch(2, (side, side), classes, np.random.default_rng(0)).to(setting.device)
@@ -287,7 +293,7 @@ def step_parts(setting: Setting) -> Iterator[Row]:
 
 
 def largest_batch(setting: Setting) -> Iterator[Row]:
-    """CUDA: images that fit in one step; the paper's 49 are to fit on a GPU of 141 GB."""
+    """CUDA: the largest number of images per step. Target: the paper's 49 images fit on a GPU with 141 GB."""
     config = step_config(setting)
     classes = class_count(setting)
     whole = torch.cuda.get_device_properties(setting.device).total_memory
@@ -309,7 +315,7 @@ def largest_batch(setting: Setting) -> Iterator[Row]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.network", description="Training steps of a variant.")
-    parser.add_argument("variant", help=f"{PUBLISHED}, or as of benchmarks.training, e.g. {JUDGED}")
+    parser.add_argument("variant", help=f"{PUBLISHED}, or a variant of benchmarks.training, e.g. {JUDGED}")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--small", action="store_true", help="a tiny network")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")

@@ -1,4 +1,4 @@
-"""Corner pooling against copies of the tensor that is pooled, and against torch.cummax."""
+"""Benchmarks of corner pooling, compared with a copy of the pooled tensor and with torch.cummax."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -13,15 +13,16 @@ from external.corner_pool import pool
 from models.corner_pooling import CenterPool, CornerPool
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-SCANS = {"top": (2, True), "bottom": (2, False), "left": (3, True), "right": (3, False)}  # dim, from its end
-# In copies (which read and write the tensor once). On CUDA: 70% of a copy's bandwidth, for what has to be moved.
+SCANS = {"top": (2, True), "bottom": (2, False), "left": (3, True), "right": (3, False)}  # dim, reverse
+# Targets as multiples of the time of a copy, which reads and writes the tensor once. On CUDA: 70% of the bandwidth of a
+# copy, for the tensors that have to be read and written.
 FORWARD = {"cpu": 2.5, "cuda": 1 / 0.7}
 BACKWARD = {"cpu": 5.0, "cuda": 3 / 2 / 0.7}  # reads the input and the gradient, writes one
 CORNER = {"cpu": 10.0, "cuda": 8 / 2 / 0.7}  # reads 2, writes 1; then reads 3, writes 2
 
 
 def cummax_pool(x: Tensor, direction: str) -> Tensor:
-    """A directional pool by torch.cummax, the way there is without an operator of one's own (ties go elsewhere)."""
+    """A directional pool by torch.cummax, without a custom operator. The gradients of ties go to other elements."""
     dim, reverse = SCANS[direction]
     return x.flip(dim).cummax(dim).values.flip(dim) if reverse else x.cummax(dim).values
 
@@ -49,7 +50,7 @@ def draw(setting: Setting, layout: torch.memory_format) -> Tensor:
 
 
 def copying(x: Tensor) -> tuple[str, Callable]:
-    """A copy of the tensor, into memory that is there."""
+    """A copy of the tensor into memory that is already allocated, as the name and function of a baseline."""
     into = torch.empty_like(x)
     return "copy", lambda: into.copy_(x)
 
@@ -78,16 +79,16 @@ def pool_backward(setting: Setting) -> Iterator[Row]:
 
 
 def backward(y: Tensor, inputs: tuple[Tensor, ...], gradient: Tensor) -> Callable:
-    """The backward pass of y alone, to be called again and again."""
+    """A function that runs the backward pass of y, any number of times."""
     return lambda: torch.autograd.grad(y, inputs, gradient, retain_graph=True)
 
 
 def corner_pooling(setting: Setting) -> Iterator[Row]:
-    """Forward and backward of two pools and their sum; center pooling, which has no target, as well."""
+    """Forward and backward pass of the sum of two pools. Center pooling is also measured, without a target."""
     corners = (("top", "left"), ("bottom", "right"))
     pools = {" + ".join(d): (CornerPool(*d), CummaxCornerPool(*d)) for d in corners}
     pools["center"] = CenterPool(), CummaxCenterPool()
-    # The profiler, which memory is measured by, slows down what its process does afterwards
+    # Memory is measured by PyTorch's profiler, which slows down its process afterwards; so it has a separate process
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:
         for layout, memory_format in LAYOUTS.items():
             a, b, gradient = draw_maps(setting, memory_format)
@@ -104,19 +105,19 @@ def corner_pooling(setting: Setting) -> Iterator[Row]:
 
 
 def both_ways(pools: Callable, a: Tensor, b: Tensor, gradient: Tensor) -> Callable:
-    """Forward and backward."""
+    """A function that runs forward and backward pass."""
     return lambda: torch.autograd.grad(pools(a, b), (a, b), gradient)
 
 
 def draw_maps(setting: Setting, layout: torch.memory_format) -> tuple[Tensor, Tensor, Tensor]:
-    """Two maps to be pooled, and a gradient."""
+    """Two maps to pool, and an upstream gradient."""
     a = draw(setting, layout).requires_grad_()
     b = a.detach().flip(1).contiguous(memory_format=layout).requires_grad_()
     return a, b, torch.randn_like(a)
 
 
 def extra_memory(pools: Callable, setting: Setting, layout: torch.memory_format) -> int:
-    """Most bytes that either pass takes beyond its inputs and outputs, what is kept between them included."""
+    """Peak memory in bytes of either pass beyond its inputs and outputs, including the saved tensors."""
     a, b, gradient = draw_maps(setting, layout)
     made, whole = [], []
     forward = peak_bytes(a.device, lambda: made.append(pools(a, b))) - made[0].nbytes
@@ -125,7 +126,7 @@ def extra_memory(pools: Callable, setting: Setting, layout: torch.memory_format)
 
 
 def peak_bytes(device: torch.device, work: Callable) -> int:
-    """Most bytes of tensors that are alive at a time during the work, beyond those from before."""
+    """Peak memory in bytes of the tensors that the work allocates."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -1,5 +1,6 @@
-/* Soft-NMS and its merging variant as published, one class at a time, translated to plain C: the measure for
-   benchmarks.detection. rows: (n, columns) x1, y1, x2, y2, score and, with merging, two corner scores. */
+/* The published soft-NMS of one class and its merging variant, translated to plain C: the baseline of
+   benchmarks/detection.py. rows: (n, columns) x1, y1, x2, y2, score and, with merging, two corner scores; modified in
+   place. Returns the number of kept rows. */
 #include <math.h>
 
 static float least(float a, float b) { return a <= b ? a : b; }

@@ -1,11 +1,11 @@
-"""Speed and memory of a training step, by option of precision and memory:
+"""Measures speed and memory of a training step with different options for precision and memory:
 
 python -m benchmarks.training [CONFIG] [key=value ...] [--steps N] [--variants NAME ...]
 
-Prints a Markdown table. Data is drawn at random in memory, so that the step alone is measured: colour, targets,
-network, loss, gradients, optimiser, for the micro-batches of train.batch, all on this process. Each variant runs in a
-process of its own; its peak memory is the most that the system has given it, PyTorch's own code included, or on CUDA
-the most that tensors took.
+Prints a Markdown table. The data is random and in memory, so that only the step is measured: colour, targets, network,
+loss, gradients and optimiser, for all micro-batches of train.batch in one process. Each variant runs in a separate
+process. Its peak memory is the maximum resident set size of the process, which includes PyTorch's libraries; on CUDA it
+is the peak memory of tensors.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from nnet.training import NotFinite, Step, StepOptions, build_step
 from sample import Batch, Penalty
 from sample.colour import ColourDraw, draw_colour
 
-# The options of `train:` that a variant sets; "a+b" sets those of both. The others are off.
+# The options that a variant sets. "a+b" sets those of both. Options that are not set are off.
 VARIANTS = {
     "float32": {},
-    "tf32": {"tf32": True},  # of CUDA alone
+    "tf32": {"tf32": True},  # CUDA only
     "channels_last": {"channels_last": True},
     "bfloat16": {"precision": "bfloat16"},
     "float16": {"precision": "float16"},
@@ -47,7 +47,7 @@ OBJECTS = 7  # per image, as in COCO
 
 
 def draw_batch(images: int, size: tuple[int, int], classes: int, rng: np.random.Generator) -> Batch:
-    """A batch of noise with boxes of all sizes."""
+    """A batch of random images and boxes of all sizes."""
     height, width = size
     count = images * OBJECTS
     corner = rng.uniform(0, 0.8, (count, 2))
@@ -65,7 +65,7 @@ def draw_batch(images: int, size: tuple[int, int], classes: int, rng: np.random.
 
 
 def measure(config: configs.Config, classes: int, steps: int) -> dict:
-    """Seconds of each step after a first that is not counted, of that first, and peak memory in GB."""
+    """The seconds of each step after the first ("seconds") and of the first ("first"), and peak memory in GB."""
     set_up_backends(config.train.threads, config.train.tf32)
     torch.manual_seed(config.seed)
     step, batches = prepare(config, classes, build_network(classes, **asdict(config.model)))
@@ -73,7 +73,7 @@ def measure(config: configs.Config, classes: int, steps: int) -> dict:
 
 
 def prepare(config: configs.Config, classes: int, network: torch.nn.Module) -> tuple[Step, list[Batch]]:
-    """The steps of a config with this network, and random data for one of them."""
+    """The training step of a config with this network, and random micro-batches for it."""
     c = config.train
     penalty, weights = Penalty(**asdict(config.penalty)), LossWeights(**asdict(config.loss))
     options = StepOptions(*(getattr(c, name) for name in StepOptions._fields))
@@ -84,7 +84,7 @@ def prepare(config: configs.Config, classes: int, network: torch.nn.Module) -> t
 
 
 def time_steps(step: Step, batches: list[Batch], steps: int) -> dict:
-    """As `measure`, of steps on the same data again and again."""
+    """Time steps on the same data. Returns the values of `measure`."""
     device, seconds = step.group.device, []
     for _ in range(steps + 1):
         synchronise(device)
@@ -93,7 +93,7 @@ def time_steps(step: Step, batches: list[Batch], steps: int) -> dict:
         synchronise(device)
         seconds.append(time.perf_counter() - begun)
         if isinstance(made, NotFinite):
-            raise SystemExit(f"not finite: {', '.join(made.terms)}")
+            raise SystemExit(f"non-finite loss terms: {', '.join(made.terms)}")
     return {"first": seconds[0], "seconds": seconds[1:], "memory": peak_memory(device)}
 
 
@@ -103,12 +103,12 @@ def synchronise(device: torch.device) -> None:
 
 
 def options_of(variant: str) -> dict:
-    """The options of `train:` of a variant."""
+    """The options of a variant."""
     return OFF | {name: value for part in variant.split("+") for name, value in VARIANTS[part].items()}
 
 
 def table(rows: dict[str, dict | None], images: int) -> str:
-    """Markdown; a variant that failed is None."""
+    """The Markdown table of the results by variant. The result of a variant that failed is None."""
     head = "| | seconds per step: median (least to most) | images/s | first step, s | peak memory, GB | time | memory |"
     lines = [head, "| --- | --- | --- | --- | --- | --- | --- |"]
     base = rows.get("float32")
@@ -125,12 +125,12 @@ def table(rows: dict[str, dict | None], images: int) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Speed and memory of a training step.")
+    parser = argparse.ArgumentParser(description="Measure speed and memory of a training step.")
     parser.add_argument("options", nargs="*", metavar="CONFIG | key=value", help="default: configs/toy.yaml")
-    parser.add_argument("--steps", type=int, default=20, help="steps that are timed, after one that is not")
+    parser.add_argument("--steps", type=int, default=20, help="number of steps to time, after one that is not timed")
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--variants", nargs="+", metavar="NAME", help=f"{', '.join(VARIANTS)}, or a+b (default: many)")
-    parser.add_argument("--alone", action="store_true", help="measure the one variant here, and print figures as JSON")
+    parser.add_argument("--alone", action="store_true", help="measure one variant in this process, and print JSON")
     args = parser.parse_intermixed_args(argv)
     named = args.options and "=" not in args.options[0]
     path, *overrides = args.options if named else ["configs/toy.yaml", *args.options]
@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := [part for name in args.variants for part in name.split("+") if part not in VARIANTS]:
         parser.error(f"unknown variant {unknown[0]}: choose from {', '.join(VARIANTS)}")
     if device.type == "cpu" and any("tf32" in name for name in args.variants):
-        parser.error("tf32 makes no difference on the CPU: measure it with train.device=cuda")
+        parser.error("tf32 has no effect on the CPU: measure it with runtime.device=cuda")
     if args.alone:
         chosen = replace(config.train, **options_of(args.variants[0]))
         print(json.dumps(measure(replace(config, train=chosen), args.classes, args.steps)))
@@ -151,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     for variant in args.variants:
         command = [sys.executable, "-m", "benchmarks.training", path, *overrides, "--alone"]
         command += ["--steps", str(args.steps), "--classes", str(args.classes), "--variants", variant]
-        # The first step is to show how long compiling takes: nothing of it is taken from an earlier run.
+        # Without caches of earlier runs, so that the time of the first step includes compilation
         environment = {**os.environ, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
         rows[variant] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None

@@ -1,1 +1,3 @@
-"""Compiled code, knowing nothing of the rest: directional max pools (C++, CUDA) and soft-NMS (C)."""
+"""Compiled code: corner pooling and the focal loss (C++, CUDA) and soft-NMS (C). Imports no other package of the
+repository. Read native.py first, then a package's `__init__.py`, then its sources.
+"""

@@ -1,4 +1,4 @@
-// What the compiled operators share: torch's stable ABI (see setup.py for the version), types, dispatch over them.
+// Shared by the compiled operators: PyTorch's stable ABI (setup.py sets its version), dtype dispatch, memory formats.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -22,7 +22,7 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The type sums over T are kept in.
+// The accumulation type: sums of values of type T are computed in Wide<T>::type.
 template <typename T>
 struct Wide {
   using type = float;
@@ -32,7 +32,7 @@ struct Wide<double> {
   using type = double;
 };
 
-// f(T()) with T the C++ type of a floating dtype.
+// Calls f(T()), where T is the C++ type of a floating-point dtype.
 template <typename F>
 void dispatch_floating(ScalarType type, const F& f) {
   switch (type) {
@@ -44,7 +44,8 @@ void dispatch_floating(ScalarType type, const F& f) {
   }
 }
 
-// The layout in which a kernel reads a tensor and writes its result: channels_last if it is in that, else contiguous.
+// The memory format in which a kernel reads a tensor and writes its result: channels_last if the tensor is dense in
+// channels_last, else contiguous.
 inline MemoryFormat layout_of(const Tensor& x) {
   if (x.dim() != 4 || x.is_contiguous()) return MemoryFormat::Contiguous;
   int64_t expected = 1;
@@ -56,12 +57,13 @@ inline MemoryFormat layout_of(const Tensor& x) {
   return MemoryFormat::ChannelsLast;
 }
 
-// A new tensor of the shape, dtype and device of x, dense in a memory format, not initialised.
+// An uninitialised tensor with the shape, dtype and device of x, dense in the given memory format.
 inline Tensor empty_like(const Tensor& x, MemoryFormat layout) {
   Tensor y = torch::stable::empty(x.sizes(), x.scalar_type(), std::nullopt, x.device(), std::nullopt, layout);
 #ifdef __linux__
-  // The C library takes large blocks from the system anew each time, and first touching their pages can cost several
-  // times what filling them does: ask for huge ones. Advice only: where there are none, nothing changes.
+  // The C library requests each large block from the system anew. The page faults on first access can take several
+  // times as long as filling the memory. Huge pages reduce their number. madvise is only a hint: without huge pages
+  // nothing changes.
   constexpr uintptr_t page = 4096, huge = 2 << 20;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(y.mutable_data_ptr()) + page - 1) / page * page;
   const int64_t bytes = y.numel() * static_cast<int64_t>(y.element_size());

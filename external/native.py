@@ -1,9 +1,12 @@
-"""Loading of compiled operators. A package keeps its kernels in libraries next to its Python code: `_C` for the CPU,
-`_CUDA`; setup.py builds them from its csrc/. They keep to torch's stable ABI and have no part in Python's, so one build
-serves every torch from 2.11 on and every Python.
+"""Registration of custom operators and loading of their compiled kernels.
 
-What the stable ABI does not offer in torch 2.11 is done in Python, by the package: schemas with tags, gradients, fake
-kernels, and checks of arguments (an exception in a kernel reaches Python as RuntimeError, whatever it was).
+A package keeps its kernels in shared libraries next to its Python code: `_C` for the CPU and `_CUDA` for CUDA devices.
+setup.py builds them from the package's csrc/. The libraries use only PyTorch's stable ABI and no symbols of Python, so
+one build works with every PyTorch from 2.11 on and with every Python version.
+
+The package does in Python what the stable ABI of PyTorch 2.11 does not offer: schemas with tags, gradients, fake
+kernels and argument checks. Arguments are checked in Python because every exception thrown by a kernel reaches Python
+as RuntimeError.
 """
 
 import warnings
@@ -17,17 +20,17 @@ REBUILD = "build it with `pip install --no-build-isolation -e .` in the reposito
 
 
 class Operator(NamedTuple):
-    """What Python gives an operator, beside the compiled kernels."""
+    """The parts of an operator that are written in Python."""
 
     schema: str  # "name(arguments) -> results"
-    stock: Callable  # in stock PyTorch: where a device has no kernel of its own
-    fake: Callable  # for torch.compile
-    setup: Callable  # what the gradient needs, as of torch.library.register_autograd
-    gradient: Callable
+    stock: Callable  # implementation in stock PyTorch, for devices without a compiled kernel
+    fake: Callable  # computes the outputs' metadata, for torch.compile
+    setup: Callable  # setup_context of torch.library.register_autograd
+    gradient: Callable  # backward of torch.library.register_autograd
 
 
 def define_operators(namespace: str, operators: Iterable[Operator]) -> None:
-    """Register operators, before the library with their kernels is loaded."""
+    """Register operators. Call it before the library with their kernels is loaded."""
     for schema, stock, fake, setup, gradient in operators:
         name = f"{namespace}::{schema.split('(')[0]}"
         torch.library.define(name, schema[schema.index("(") :], tags=(torch.Tag.pt2_compliant_tag,))
@@ -37,10 +40,15 @@ def define_operators(namespace: str, operators: Iterable[Operator]) -> None:
 
 
 def load_kernels(folder: Path, what: str) -> tuple[str, ...]:
-    """Load the compiled kernels that lie in a package's folder, after the package has defined their operators.
+    """Load the compiled kernels in a package's folder. Call it after `define_operators`.
 
-    Returns the types of the devices they run on: of "cpu", "cuda". What cannot be had is warned of, once, if it leaves
-    work to stock PyTorch; `what` names that work.
+    Args:
+        folder: the folder with the libraries `_C` and `_CUDA`.
+        what: the name of the computation, for warnings.
+
+    Returns the device types with compiled kernels: a subset of "cpu" and "cuda". Issues one RuntimeWarning per library
+    that is missing or fails to load, if stock PyTorch has to do its work. A missing `_CUDA` is not reported on a
+    machine without a GPU.
     """
     problems = {"cpu": _load(folder, "_C")}
     if torch.version.cuda is not None:
@@ -49,16 +57,18 @@ def load_kernels(folder: Path, what: str) -> tuple[str, ...]:
         if problem is not None and (device == "cpu" or torch.cuda.is_available()):
             where = "" if device == "cpu" else " on CUDA devices"
             warnings.warn(
-                f"{what} runs on stock PyTorch{where}, slower: {problem}; {REBUILD}", RuntimeWarning, stacklevel=3
+                f"{what} runs on stock PyTorch{where}, which is slower: {problem}; {REBUILD}",
+                RuntimeWarning,
+                stacklevel=3,
             )
     return tuple(device for device, problem in problems.items() if problem is None)
 
 
 def _load(folder: Path, name: str) -> str | None:
-    """Load one library; what is wrong if that fails, else None."""
+    """Load one library. Returns the reason if that fails, else None."""
     path = next((p for p in sorted(folder.glob(name + ".*")) if p.suffix in (".so", ".pyd")), None)
     if path is None:
-        return f"{name} is not built" if name == "_C" else f"{name} is not built (nvcc was not found, or failed)"
+        return f"{name} is not built" if name == "_C" else f"{name} is not built (nvcc was not found or failed)"
     try:
         torch.ops.load_library(path)
     except OSError as error:

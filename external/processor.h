@@ -1,4 +1,4 @@
-// The processor's vectors; no torch.
+// Detection of the processor's vector instructions. Does not depend on PyTorch.
 #pragma once
 
 #include <cstdlib>
@@ -7,8 +7,8 @@
 namespace native {
 
 #if defined(__x86_64__) && defined(__GNUC__)
-// Bytes of the widest vectors to use, 16 (SSE2), 32 (AVX2, FMA, BMI2) or 64 (AVX-512 F, BW, DQ, VL): what the processor
-// has, limited as PyTorch's own kernels are by ATEN_CPU_CAPABILITY=avx2 or default.
+// The size in bytes of the widest vectors to use: 16 (SSE2), 32 (AVX2, FMA, BMI2) or 64 (AVX-512 F, BW, DQ, VL).
+// Depends on the processor. As for PyTorch's own kernels, ATEN_CPU_CAPABILITY=avx2 or default lowers it.
 inline int widest_vectors() {
   const char* const asked = std::getenv("ATEN_CPU_CAPABILITY");
   const bool only_sse2 = asked != nullptr && std::strcmp(asked, "default") == 0;

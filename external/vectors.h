@@ -1,9 +1,11 @@
-// Vectors in the compiler's terms, and the floating formats on them. No include guard: it is included once per
-// instruction set, in a namespace of its own, with VECTOR_BYTES, the bytes of the widest vectors; not defined: none.
-// Nothing here may instantiate functions of the standard library: the linker keeps one instance for all instruction
-// sets.
+// SIMD vectors based on the compiler's vector extensions, and conversions of floating-point formats.
+//
+// There is no include guard: the file is included once per instruction set, each time in a separate namespace.
+// VECTOR_BYTES is the size of the widest vectors; if it is undefined, the code is scalar.
+// Do not instantiate templates of the standard library here. The linker keeps a single instance for all instruction
+// sets, which may then contain instructions that the processor does not have.
 
-// L values of a type that are worked on together; one of them is the type itself, and has the same operators.
+// A vector of L values of type T. For L = 1 it is T itself, which supports the same operators.
 template <typename T, int L>
 struct VecOf {
 #ifdef VECTOR_BYTES
@@ -32,9 +34,9 @@ inline Vec<T, L> load(const T* from) {
   return v;
 }
 
-// The bits of a value as another type.
+// Reinterprets the bits of a value as another type.
 template <typename To, typename From>
-inline To as(From from) {
+inline To bit_cast(From from) {
   static_assert(sizeof(To) == sizeof(From));
   To to;
   std::memcpy(&to, &from, sizeof to);
@@ -47,7 +49,7 @@ inline void store(T* to, Vec<T, L> v) {
 }
 
 template <typename T, int L>
-inline Vec<T, L> all(T value) {
+inline Vec<T, L> splat(T value) {
   if constexpr (L == 1) {
     return value;
   } else {
@@ -55,7 +57,7 @@ inline Vec<T, L> all(T value) {
   }
 }
 
-// The values as another type of number.
+// Converts the values to another arithmetic type.
 template <typename To, int L, typename From>
 inline Vec<To, L> convert(From from) {
   if constexpr (L == 1) {
@@ -65,18 +67,18 @@ inline Vec<To, L> convert(From from) {
   }
 }
 
-// Floating formats as the bits they are stored in. Wide is the type sums are kept in.
+// Floating-point formats. Bits is the integer type of the stored representation, Wide the accumulation type.
 struct F32 {
   using Bits = int32_t;
   using Wide = float;
   static constexpr Bits infinity = 0x7f800000;
   template <int L>
   static inline Vec<float, L> value(Vec<Bits, L> bits) {
-    return as<Vec<float, L>>(bits);
+    return bit_cast<Vec<float, L>>(bits);
   }
   template <int L>
   static inline Vec<Bits, L> bits(Vec<float, L> value) {
-    return as<Vec<Bits, L>>(value);
+    return bit_cast<Vec<Bits, L>>(value);
   }
 };
 
@@ -86,32 +88,32 @@ struct F64 {
   static constexpr Bits infinity = 0x7ff0000000000000;
   template <int L>
   static inline Vec<double, L> value(Vec<Bits, L> bits) {
-    return as<Vec<double, L>>(bits);
+    return bit_cast<Vec<double, L>>(bits);
   }
   template <int L>
   static inline Vec<Bits, L> bits(Vec<double, L> value) {
-    return as<Vec<Bits, L>>(value);
+    return bit_cast<Vec<Bits, L>>(value);
   }
 };
 
-// Conversions to the 16-bit formats round to nearest, ties to even.
+// Conversions to the 16-bit formats round to nearest, with ties to even.
 struct BF16 {
   using Bits = int16_t;
   using Wide = float;
   static constexpr Bits infinity = 0x7f80;
   template <int L>
   static inline Vec<float, L> value(Vec<Bits, L> bits) {
-    return as<Vec<float, L>>(convert<uint32_t, L>(as<Vec<uint16_t, L>>(bits)) << 16);
+    return bit_cast<Vec<float, L>>(convert<uint32_t, L>(bit_cast<Vec<uint16_t, L>>(bits)) << 16);
   }
   template <int L>
   static inline Vec<Bits, L> bits(Vec<float, L> value) {
     using U = Vec<uint32_t, L>;
     using I = Vec<int32_t, L>;
-    const U u = as<U>(value);
-    const I rounded = as<I>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
-    const I magnitude = as<I>(u & 0x7fffffff);
-    const I result = magnitude > 0x7f800000 ? all<int32_t, L>(0x7fc0) : rounded;
-    return as<Vec<Bits, L>>(convert<uint16_t, L>(as<U>(result)));
+    const U u = bit_cast<U>(value);
+    const I rounded = bit_cast<I>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+    const I magnitude = bit_cast<I>(u & 0x7fffffff);
+    const I result = magnitude > 0x7f800000 ? splat<int32_t, L>(0x7fc0) : rounded;
+    return bit_cast<Vec<Bits, L>>(convert<uint16_t, L>(bit_cast<U>(result)));
   }
 };
 
@@ -123,27 +125,27 @@ struct F16 {
   static inline Vec<float, L> value(Vec<Bits, L> bits) {
     using U = Vec<uint32_t, L>;
     using I = Vec<int32_t, L>;
-    const U u = convert<uint32_t, L>(as<Vec<uint16_t, L>>(bits));
-    const I magnitude = as<I>(u & 0x7fff);
-    // infinities and NaNs stay what they are
-    const I bias = magnitude >= 0x7c00 ? all<int32_t, L>(224 << 23) : all<int32_t, L>(112 << 23);
-    const I normal = as<I>((as<U>(magnitude) << 13) + as<U>(bias));
-    const I subnormal = as<I>(convert<float, L>(magnitude) * 0x1p-24f);
+    const U u = convert<uint32_t, L>(bit_cast<Vec<uint16_t, L>>(bits));
+    const I magnitude = bit_cast<I>(u & 0x7fff);
+    // infinities and NaNs get the largest exponent
+    const I bias = magnitude >= 0x7c00 ? splat<int32_t, L>(224 << 23) : splat<int32_t, L>(112 << 23);
+    const I normal = bit_cast<I>((bit_cast<U>(magnitude) << 13) + bit_cast<U>(bias));
+    const I subnormal = bit_cast<I>(convert<float, L>(magnitude) * 0x1p-24f);
     const I result = magnitude < 0x400 ? subnormal : normal;
-    return as<Vec<float, L>>(((u & 0x8000) << 16) | as<U>(result));
+    return bit_cast<Vec<float, L>>(((u & 0x8000) << 16) | bit_cast<U>(result));
   }
   template <int L>
   static inline Vec<Bits, L> bits(Vec<float, L> value) {
     using U = Vec<uint32_t, L>;
     using I = Vec<int32_t, L>;
-    const U u = as<U>(value), absolute = u & 0x7fffffff;
-    const I magnitude = as<I>(absolute);
-    const I normal = as<I>((absolute - (112u << 23) + 0xfff + ((u >> 13) & 1)) >> 13);
-    // the last place of 0.5 is that of the subnormals
-    const I subnormal = as<I>(as<U>(as<Vec<float, L>>(absolute) + 0.5f) - 0x3f000000);
+    const U u = bit_cast<U>(value), absolute = u & 0x7fffffff;
+    const I magnitude = bit_cast<I>(absolute);
+    const I normal = bit_cast<I>((absolute - (112u << 23) + 0xfff + ((u >> 13) & 1)) >> 13);
+    // the unit in the last place of 0.5f is the spacing of float16 subnormals, so that the addition rounds to them
+    const I subnormal = bit_cast<I>(bit_cast<U>(bit_cast<Vec<float, L>>(absolute) + 0.5f) - 0x3f000000);
     I result = magnitude < 0x38800000 ? subnormal : normal;
-    result = magnitude >= 0x47800000 ? all<int32_t, L>(0x7c00) : result;
-    result = magnitude > 0x7f800000 ? all<int32_t, L>(0x7e00) : result;
-    return as<Vec<Bits, L>>(convert<uint16_t, L>(((u >> 16) & 0x8000) | as<U>(result)));
+    result = magnitude >= 0x47800000 ? splat<int32_t, L>(0x7c00) : result;
+    result = magnitude > 0x7f800000 ? splat<int32_t, L>(0x7e00) : result;
+    return bit_cast<Vec<Bits, L>>(convert<uint16_t, L>(((u >> 16) & 0x8000) | bit_cast<U>(result)));
   }
 };

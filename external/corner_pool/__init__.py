@@ -1,21 +1,25 @@
 """Corner pooling (CornerNet, section 3.3, equations 1 and 2) and center pooling (CenterNet, section 3.3).
 
-`top_pool`, `bottom_pool`, `left_pool`, `right_pool` are the directional maxima; `pool_sum` is the sum of two, of two
-maps, in one pass over memory: what a prediction module needs. In it, directions can also be "column" and "row": the
-maximum of the whole line, which is two opposite directional pools in series.
+`top_pool`, `bottom_pool`, `left_pool` and `right_pool` are directional maximum pools. `pool` takes the direction as a
+name. `pool_sum` pools two maps in two directions and adds the results in one pass over memory, as the prediction
+modules need it. Both also accept the directions "column" and "row": the maximum over the whole column or row, which
+equals two opposite directional pools in series.
 
-Each takes maps (B, C, H, W) in float32, float64, float16 or bfloat16 and returns the same shape, dtype and memory
-format (strides that are neither contiguous nor channels_last become contiguous). A NaN, once met by the scan, stays.
-Zeros of either sign are equal: which of the two comes out is left open.
-The gradient of a maximum goes to the element that reached it first in scan direction: of equal values, and of NaNs, the
-first met has it all; of a whole line, the last (as in bottom_pool(top_pool(x)), right_pool(left_pool(x))). Gradients
-are added up in scan order, in float32 for the 16-bit types: deterministic. Differentiable twice. For the backward pass
-the maps are kept, nothing else: it scans again.
+All functions take maps (B, C, H, W) in float32, float64, float16 or bfloat16. The result has the same shape, dtype and
+memory format; it is contiguous if the input is neither contiguous nor channels_last. From the first NaN in scan order
+on, the result is NaN. +0 and -0 compare equal; the sign of a zero result is unspecified.
 
-Raises ValueError for another rank, direction or two different shapes, TypeError for another dtype.
+The gradient of a maximum goes to the element that attains it. Of several equal elements, or several NaNs, the first in
+scan order receives the whole gradient. For "column" and "row" it is the last, as in bottom_pool(top_pool(x)) and
+right_pool(left_pool(x)). Gradients are summed in scan order, in float32 for the 16-bit dtypes, so that the result is
+deterministic. The functions are twice differentiable. Only the input maps are saved for the backward pass, which scans
+them again.
 
-The work is done by the compiled kernels of the operators corner_pool::pool, pool_sum and pool_backward. Where they are
-not built, or not for the tensor's device, stock PyTorch does it: same values and gradients, slower, with one warning.
+Raises ValueError for an input that is not 4-D, an unknown direction or two maps of different shapes, and TypeError for
+an unsupported dtype or two maps of different dtypes.
+
+The operators corner_pool::pool, pool_sum and pool_backward have compiled kernels. If these are not built, or not built
+for the tensor's device, stock PyTorch computes the same values and gradients, more slowly. One warning says so.
 """
 
 from pathlib import Path
@@ -26,11 +30,11 @@ from torch import Tensor
 
 from external.native import Operator, define_operators, load_kernels
 
-FORWARD, REVERSE, WHOLE = range(3)  # the scans; as in csrc/scan.h
+FORWARD, REVERSE, WHOLE = range(3)  # scan modes, equal to `enum class Scan` in csrc/scan.h
 
 
 class Direction(NamedTuple):
-    """The dimension a map is scanned over, and how."""
+    """The dimension over which a map is scanned (2: height, 3: width), and the scan mode."""
 
     dim: int
     scan: int
@@ -47,29 +51,33 @@ DIRECTIONS = {
 
 
 def top_pool(x: Tensor) -> Tensor:
-    """y[i] = max(x[i], y[i + 1]) along the height: what each cell sees looking down from a top border. (B, C, H, W) ->
-    same.
+    """y[i] = max(x[i], y[i + 1]) along the height: the maximum of each cell and all cells below it.
+
+    x: (B, C, H, W). The result has the same shape.
     """
     return pool(x, "top")
 
 
 def bottom_pool(x: Tensor) -> Tensor:
-    """y[i] = max(x[i], y[i - 1]) along the height: what each cell sees looking up from a bottom border. (B, C, H, W) ->
-    same.
+    """y[i] = max(x[i], y[i - 1]) along the height: the maximum of each cell and all cells above it.
+
+    x: (B, C, H, W). The result has the same shape.
     """
     return pool(x, "bottom")
 
 
 def left_pool(x: Tensor) -> Tensor:
-    """y[j] = max(x[j], y[j + 1]) along the width: what each cell sees looking right from a left border. (B, C, H, W) ->
-    same.
+    """y[j] = max(x[j], y[j + 1]) along the width: the maximum of each cell and all cells to its right.
+
+    x: (B, C, H, W). The result has the same shape.
     """
     return pool(x, "left")
 
 
 def right_pool(x: Tensor) -> Tensor:
-    """y[j] = max(x[j], y[j - 1]) along the width: what each cell sees looking left from a right border. (B, C, H, W) ->
-    same.
+    """y[j] = max(x[j], y[j - 1]) along the width: the maximum of each cell and all cells to its left.
+
+    x: (B, C, H, W). The result has the same shape.
     """
     return pool(x, "right")
 
@@ -81,16 +89,19 @@ def pool(x: Tensor, direction: str) -> Tensor:
 
 
 def pool_sum(a: Tensor, a_direction: str, b: Tensor, b_direction: str) -> Tensor:
-    """pool(a, a_direction) + pool(b, b_direction), without the two maps in between where one of the directions is over
-    the height and one over the width. Two (B, C, H, W) of one shape, dtype and device -> same, in the memory format of
-    the map that is scanned over the height.
+    """pool(a, a_direction) + pool(b, b_direction), fused.
+
+    The two intermediate maps are not stored if one direction is over the height and the other over the width.
+
+    a, b: (B, C, H, W) with the same shape, dtype and device. The result has these as well, and the memory format of the
+    map that is scanned over the height.
     """
     _check(a)
     _check(b)
     if a.shape != b.shape:
-        raise ValueError(f"pool_sum expects maps of one shape, got {list(a.shape)} and {list(b.shape)}")
+        raise ValueError(f"pool_sum expects two maps of the same shape, got {list(a.shape)} and {list(b.shape)}")
     if a.dtype != b.dtype:
-        raise TypeError(f"pool_sum expects maps of one dtype, got {a.dtype} and {b.dtype}")
+        raise TypeError(f"pool_sum expects two maps of the same dtype, got {a.dtype} and {b.dtype}")
     first, second = _direction(a_direction), _direction(b_direction)
     if first.dim == second.dim:
         return pool(a, a_direction) + pool(b, b_direction)
@@ -113,17 +124,20 @@ def _check(x: Tensor) -> None:
 
 
 def _empty_like(x: Tensor) -> Tensor:
-    """The output for a map, not filled; the compiled kernels choose its memory format alike."""
+    """An uninitialised output for a map. The compiled kernels choose the same memory format (`layout_of`)."""
     channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return torch.empty_like(x, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def _winners(x: Tensor, dim: int, scan: int) -> Tensor:
-    """Index along dim of the element whose value each output has, int64, shape of x (no empty lines)."""
+    """The index along dim of the element that each output takes its value from: int64, with the shape of x.
+
+    x.shape[dim] must be at least 1.
+    """
     if scan != FORWARD:
         winners = x.shape[dim] - 1 - _winners(x.flip(dim), dim, FORWARD).flip(dim)
         return winners if scan == REVERSE else winners.narrow(dim, 0, 1).expand_as(x)
-    # torch.cummax's own indices are of no use: they name the last of equal values
+    # the indices returned by torch.cummax are not usable here: of equal values they name the last
     best = x.cummax(dim).values
     before, here = best.narrow(dim, 0, x.shape[dim] - 1), x.narrow(dim, 1, x.shape[dim] - 1)
     takes_over = (here > before) | (here.isnan() & ~before.isnan())
@@ -132,7 +146,7 @@ def _winners(x: Tensor, dim: int, scan: int) -> Tensor:
     return torch.cat([first, steps * takes_over], dim).cummax(dim).values
 
 
-# The operators in stock PyTorch.
+# The operators in stock PyTorch, for devices without compiled kernels.
 
 
 def _stock_pool(x: Tensor, dim: int, scan: int) -> Tensor:
@@ -149,21 +163,24 @@ def _stock_pool_backward(grad: Tensor, x: Tensor, dim: int, scan: int) -> Tensor
     if x.numel() == 0:
         return grad_x
     winners = _winners(x, dim, scan)
-    if scan == REVERSE:  # so that gradients are added up in scan order
+    if scan == REVERSE:  # scatter_add_ must add the gradients in scan order
         winners, grad = winners.flip(dim), grad.flip(dim)
     wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     return grad_x.copy_(torch.zeros_like(x, dtype=wide).scatter_add_(dim, winners, grad.to(wide)))
 
 
 def _pool_double_backward(ctx, grad: Tensor):
-    # the first gradient is a sum of upstream ones, so linear in them
+    # pool_backward is linear in the upstream gradient, and its adjoint is a gather
     (x,) = ctx.saved_tensors
     grad_grad = grad if x.numel() == 0 else grad.gather(ctx.dim, _winners(x, ctx.dim, ctx.scan))
     return grad_grad, None, None, None
 
 
 def _register() -> tuple[str, ...]:
-    """Define the operators, with fake kernels (for torch.compile) and gradients; the devices with compiled kernels."""
+    """Define the operators with their gradients and fake kernels, and load the compiled kernels.
+
+    Returns the device types with compiled kernels.
+    """
     ops = torch.ops.corner_pool
 
     def setup_pool(ctx, inputs, output) -> None:

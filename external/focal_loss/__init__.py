@@ -1,10 +1,11 @@
-"""The focal loss of heatmaps (CornerNet, section 3.2, equation 1): `focal_loss`.
+"""The focal loss for heatmaps (CornerNet, section 3.2, equation 1): `focal_loss`.
 
-One pass over memory forward and one backward, which recomputes the scores: for it the logits and the target are kept,
-and the number of positives, on their device; the host waits for nothing.
+The forward and the backward pass each read the maps once. The backward pass recomputes the scores: the logits, the
+target and the number of positives are saved for it. The number of positives stays on the tensors' device, so that there
+is no host synchronisation.
 
-The work is done by the compiled kernels of the operators focal_loss::loss and loss_backward. Where they are not built,
-or not for the tensors' device, stock PyTorch does it: same values and gradients, slower, with one warning.
+The operators focal_loss::loss and loss_backward have compiled kernels. If these are not built, or not built for the
+tensors' device, stock PyTorch computes the same values and gradients, more slowly. One warning says so.
 """
 
 import math
@@ -21,23 +22,25 @@ FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def focal_loss(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float = 4.0, eps: float = 1e-4) -> Tensor:
-    """Equation 1 on one batch of heatmaps: a scalar.
+    """The focal loss (equation 1) of one batch of heatmaps, a scalar.
 
-    Divided by the number of positives, the elements whose target is 1; without any it is the negative term alone,
-    undivided. Scores are clamped to [eps, 1 - eps] as in the released code, which gives a score beyond them no
-    gradient. Deterministic, differentiable twice. Exponents other than the published ones are slower on the CPU.
+    The sum over all elements is divided by the number of positives: the elements whose target is 1. Without positives
+    it is not divided, and consists of the negative terms only. Scores are clamped to [eps, 1 - eps] as in the released
+    code, and elements with a clamped score get a gradient of 0. The result is deterministic and twice differentiable.
+    Exponents other than the published ones are slower on the CPU.
 
     Args:
-        logits: any shape, (B, classes, h, w) from a network; float32, float64, float16 or bfloat16. The gradient has
-            its dtype, and its memory format if that is contiguous or channels_last; else it is contiguous.
-        target: the same shape, any dtype; quickest in float32 and in the logits' memory format. It gets no gradient.
-        alpha, beta: finite, at least 0.
-        eps: from 1e-30 to below 0.5.
+        logits: any shape, (B, classes, h, w) from a network; float32, float64, float16 or bfloat16. Their gradient has
+            the same dtype, and the same memory format if that is contiguous or channels_last; else it is contiguous.
+        target: the same shape, any dtype; fastest in float32 and in the logits' memory format. It gets no gradient.
+        alpha, beta: exponents, finite and at least 0.
+        eps: at least 1e-30 and less than 0.5.
 
-    The result is float64 if one of the two is, else float32; all arithmetic is in that dtype, the sum in float64.
+    Returns a float64 scalar if logits or target are float64, else float32. All arithmetic is done in that dtype, except
+    that the terms are summed in float64.
 
     Raises ValueError for different shapes or devices, exponents or eps out of range, or a target that requires a
-    gradient; TypeError for logits of another dtype.
+    gradient; TypeError for logits of an unsupported dtype.
     """
     if logits.dtype not in FLOATING:
         raise TypeError(f"focal loss expects logits in float32, float64, float16 or bfloat16, got {logits.dtype}")
@@ -49,34 +52,37 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float =
         raise ValueError(f"focal loss expects a target on the logits' device, got {target.device}, {logits.device}")
     if target.requires_grad:
         raise ValueError("focal loss has no gradient with respect to the target; detach it")
-    if not 1e-30 <= eps < 0.5:  # from about 1e-38 on a score of float32 could not be told from 0
+    if not 1e-30 <= eps < 0.5:  # below about 1e-38, eps is not a normal float32
         raise ValueError(f"focal loss expects eps from 1e-30 to below 0.5, got {eps}")
     if not (0 <= alpha < math.inf and 0 <= beta < math.inf):
         raise ValueError(f"focal loss expects finite exponents of at least 0, got alpha {alpha} and beta {beta}")
     if torch.float64 in (logits.dtype, target.dtype):
         logits = logits.double()
-    # brought into the logits' layout here, once for both passes
+    # converted here, so that the forward and the backward pass share one copy
     target = target.to(_wide(logits)).contiguous(memory_format=_layout(logits))
     return torch.ops.focal_loss.loss(logits, target, alpha, beta, eps)[0]
 
 
 def _wide(logits: Tensor) -> torch.dtype:
+    """The dtype in which the loss is computed."""
     return torch.promote_types(logits.dtype, torch.float32)
 
 
 def _layout(x: Tensor) -> torch.memory_format:
-    """The gradient's memory format; the compiled kernels decide alike."""
+    """The memory format of the gradient. The compiled kernels choose the same (`layout_of`)."""
     channels_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-# The operators in stock PyTorch, by the formulas of csrc/terms.h.
+# The operators in stock PyTorch, for devices without compiled kernels. csrc/terms.h derives the formulas.
 
 
 class _Elements(NamedTuple):
-    sign: Tensor  # of the slope
-    clamped: Tensor  # where it is 0
-    weight: Tensor  # penalty u^alpha
+    """The terms of the loss, per element. All have the shape of the logits; csrc/terms.h defines them."""
+
+    sign: Tensor  # sign of the derivative: -1 at positives, 1 elsewhere
+    clamped: Tensor  # bool: the score is clamped, so that the derivative is 0
+    weight: Tensor  # w * u^alpha
     u: Tensor
     v: Tensor  # 1 - u
     softplus: Tensor  # -log(v)
@@ -104,7 +110,7 @@ def _stock_loss_backward(
 
 
 def _slope(x: _Elements, alpha: float) -> Tensor:
-    """Derivative of the loss, undivided, with respect to the logits where they are not clamped."""
+    """The derivative of the undivided sum over all elements with respect to logits that are not clamped."""
     return x.sign * x.weight * (x.u + alpha * x.v * x.softplus)
 
 
@@ -118,7 +124,10 @@ def _loss_double_backward(ctx, grad: Tensor):
 
 
 def _register() -> tuple[str, ...]:
-    """Define the operators, with fake kernels (for torch.compile) and gradients; the devices with compiled kernels."""
+    """Define the operators with their gradients and fake kernels, and load the compiled kernels.
+
+    Returns the device types with compiled kernels.
+    """
 
     def setup_loss(ctx, inputs, output) -> None:
         logits, target, *ctx.terms = inputs

@@ -1,8 +1,8 @@
-"""Soft-NMS (Bodla et al., ICCV 2017) and the merging variant CornerNet tests with at several scales, as CornerNet's
-release computes them.
+"""Soft-NMS (Bodla et al., ICCV 2017), and the merging variant that CornerNet uses for multi-scale testing, as computed
+by CornerNet's released code.
 
-The work is done in C (soft_nms.c, through cffi). Where that is not built, Python and numpy do it: same results, slower,
-with one warning.
+The computation is compiled C (soft_nms.c, called through cffi). If it is not built, Python and NumPy compute the same
+results, more slowly. One warning says so.
 """
 
 import math
@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 METHODS = ("hard", "linear", "gaussian")
-LIMIT = 1e15  # of what boxes hold, so that no area overflows
+LIMIT = 1e15  # largest absolute value of coordinates and scores, so that no area overflows float32
 
 try:
     from external.soft_nms._soft_nms import ffi, lib
 except ImportError as error:
     lib = None
     warnings.warn(
-        f"soft-NMS runs in Python, slower: {error}; "
+        f"soft-NMS runs in Python, which is slower: {error}; "
         "build it with `pip install --no-build-isolation -e .` in the repository's root",
         RuntimeWarning,
         stacklevel=2,
@@ -27,12 +27,15 @@ except ImportError as error:
 
 
 class Suppressed(NamedTuple):
-    """What suppression makes of N boxes, class by class, those of the lowest label first."""
+    """N boxes after suppression, grouped by class in the order of their labels.
 
-    boxes: np.ndarray  # (N, columns) float32; of each class first the kept ones, best first, then stale ones: what the
-    # release leaves behind there, and keeps
+    Within a class the kept boxes come first, by decreasing score. The remaining rows are stale: they hold what the
+    in-place algorithm leaves behind. They are returned because the released code returns them as well.
+    """
+
+    boxes: np.ndarray  # (N, columns) float32
     labels: np.ndarray  # (N,) int64
-    kept: np.ndarray  # (N,) bool: not stale
+    kept: np.ndarray  # (N,) bool: False for stale rows
 
 
 def soft_nms(
@@ -43,17 +46,22 @@ def soft_nms(
     overlap: float = 0.5,
     floor: float = 0.001,
 ) -> Suppressed:
-    """Decay, in each class, the scores of boxes that overlap better ones; drop those that fall under a floor.
+    """Decay the scores of boxes that overlap a better box of their class, and drop boxes whose score becomes too low.
 
-    boxes: (N, >= 5), x1, y1, x2, y2 in pixels, score; further columns are carried along but do not move with their box
-        (the release's way). Anything that converts to float32; it is left as it is.
-    labels: (N,) integers, the class of each box. None: all are of class 0.
-    method: what a box's score is multiplied by, for an IoU (+1 on widths and heights) of o with a better box:
-        "hard": 0 if o > overlap; "linear": 1 - o if o > overlap; "gaussian": exp(-o^2 / sigma), whatever o.
-    floor: boxes with a decayed score under it are dropped.
+    Args:
+        boxes: (N, >= 5) x1, y1, x2, y2 in pixels, score; any array that converts to float32. It is not modified.
+            Further columns are returned in their original rows: they do not move with their box, as in the released
+            code.
+        labels: (N,) integers, the class of each box; None if all boxes are of one class.
+        method: the factor by which a box's score is multiplied, where o is its IoU with a better box (widths and
+            heights plus 1). "hard": 0 if o > overlap, else 1; "linear": 1 - o if o > overlap, else 1; "gaussian":
+            exp(-o^2 / sigma).
+        sigma: width of the Gaussian, above 0.
+        overlap: IoU threshold of "hard" and "linear".
+        floor: boxes whose decayed score is below it are dropped.
 
-    Raises ValueError for boxes or labels of another shape or kind, values that are not finite numbers, an unknown
-    method or parameters out of range.
+    Raises ValueError for boxes or labels of a wrong shape or dtype, values that are not finite or exceed `LIMIT`, an
+    unknown method or parameters out of range.
     """
     return _run(boxes, labels, method, sigma, overlap, floor, merge=False, exponent=1.0, columns=5)
 
@@ -67,13 +75,15 @@ def soft_nms_merge(
     floor: float = 0.001,
     exponent: float = 10.0,
 ) -> Suppressed:
-    """`soft_nms` in which a kept box becomes the average of itself and the boxes whose scores it decays.
+    """`soft_nms` in which each kept box becomes a weighted average of itself and the boxes whose scores it decays.
 
-    boxes: (N, >= 7), x1, y1, x2, y2, score, top-left score, bottom-right score. A box decayed by the factor d weighs (1
-        - d)^exponent times its own corner score: the top-left one for x1, y1, the bottom-right one for x2, y2; the kept
-        box weighs its corner scores. A corner whose weights are all 0 stays where it is.
+    Args:
+        boxes: (N, >= 7) x1, y1, x2, y2 in pixels, score, top-left corner score, bottom-right corner score.
+        exponent: a box whose score is multiplied by d gets the weight (1 - d)^exponent times its corner score: the
+            top-left score for x1, y1 and the bottom-right score for x2, y2. The weights of the kept box are its corner
+            scores. A corner does not move if all its weights are 0.
 
-    Returns and raises as `soft_nms`.
+    The other arguments, the result and the errors are those of `soft_nms`.
     """
     return _run(boxes, labels, method, sigma, overlap, floor, merge=True, exponent=exponent, columns=7)
 
@@ -100,11 +110,13 @@ def _run(
             f"soft-NMS expects an integer label for each of {len(rows)} boxes, got {labels.dtype} of shape "
             f"{labels.shape}"
         )
-    with np.errstate(over="ignore"):  # reported below
-        rows = rows.astype(np.float32, order="C")  # a copy: the caller's boxes stay as they are
+    with np.errstate(over="ignore"):  # values that overflow are reported below
+        rows = rows.astype(np.float32, order="C")  # always a copy: the caller's array is not modified
     if not (np.abs(rows) <= LIMIT).all():
         bad = int(np.flatnonzero(~(np.abs(rows) <= LIMIT).all(axis=1))[0])
-        raise ValueError(f"soft-NMS expects finite boxes, within {LIMIT:g}, but row {bad} is {rows[bad].tolist()}")
+        raise ValueError(
+            f"soft-NMS expects finite boxes with absolute values up to {LIMIT:g}, but row {bad} is {rows[bad].tolist()}"
+        )
     labels = labels.astype(np.int64)
     if (labels[1:] < labels[:-1]).any():
         order = labels.argsort(kind="stable")
@@ -118,7 +130,7 @@ def _compiled_classes(rows: np.ndarray, labels: np.ndarray, *options) -> np.ndar
     kept = np.empty(len(rows), bool)
     pointers = ffi.from_buffer("float[]", rows), ffi.from_buffer("int64_t[]", labels)
     if lib.soft_nms(*pointers, *rows.shape, *options, ffi.from_buffer("unsigned char[]", kept)):
-        raise MemoryError(f"soft-NMS of {len(rows)} boxes found no memory")
+        raise MemoryError(f"soft-NMS of {len(rows)} boxes: out of memory")
     return kept
 
 
@@ -133,7 +145,10 @@ def _python_classes(rows: np.ndarray, labels: np.ndarray, *options) -> np.ndarra
 def _python_soft_nms(
     rows: np.ndarray, method: int, sigma: float, overlap: float, floor: float, merge: bool, exponent: float
 ) -> int:
-    """soft_nms.c in Python, with the same rounding. Works on rows in place, returns how many are kept."""
+    """The algorithm of soft_nms.c for one class, with the same rounding.
+
+    Modifies rows in place. Returns the number of kept rows, which come first.
+    """
     one = np.float32(1)
     sigma, overlap, floor, exponent = (np.float32(value) for value in (sigma, overlap, floor, exponent))
     kept = len(rows)
@@ -143,7 +158,7 @@ def _python_soft_nms(
         best = rows[i].copy()
 
         def corner_sums(row: np.ndarray, weight: np.float32) -> np.ndarray:
-            """Weight and weighted coordinates of a box: (2, 3) for both corners."""
+            """Weight, weighted x and weighted y of a row's two corners: (2, 3)."""
             score = row[5:7, None]
             return np.concatenate([weight * score, weight * (score * row[:4].reshape(2, 2))], axis=1)
 
@@ -166,7 +181,7 @@ def _python_soft_nms(
                     kept -= 1
                     rows[j, :5] = rows[kept, :5]
                     ious[j - i - 1] = ious[kept - i - 1]
-                    continue  # the box that came here is still to be looked at
+                    continue  # row j now holds another box, which is processed next
             j += 1
         if merge:
             for corner in np.flatnonzero(sums[:, 0] > 0):
@@ -175,7 +190,11 @@ def _python_soft_nms(
 
 
 def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU of a box with others, (N,) float32, 0 where they do not meet. Adding 1 widens it, as in soft_nms.c."""
+    """IoU of a box with others: (N,) float32, 0 where they do not intersect.
+
+    Widths and heights are the differences of the coordinates plus 1. That addition is done in float64, as in
+    soft_nms.c.
+    """
     sides = np.minimum(box[2:4], others[:, 2:4]) - np.maximum(box[:2], others[:, :2])
     sides = (sides.astype(np.float64) + 1).astype(np.float32)
     meet = (sides > 0).all(axis=1)

@@ -1,4 +1,4 @@
-"""cffi's description of the compiled module `external.soft_nms._soft_nms`; read by setup.py."""
+"""Defines the compiled module `external.soft_nms._soft_nms` for cffi. setup.py reads this file."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ ffi.cdef(
     "int soft_nms(float *rows, const int64_t *labels, int64_t n, int64_t columns, int method, float sigma,"
     " float overlap, float floor_score, int merge, float exponent, unsigned char *kept);"
 )
-# setuptools runs this file with exec and no __file__, from the repository's root
+# setuptools executes this file from the repository's root, without __file__
 source = Path("external/soft_nms/soft_nms.c").read_text()
 posix = os.name == "posix"
 ffi.set_source(

@@ -1,10 +1,12 @@
-/* Soft-NMS (Bodla et al., ICCV 2017) and CornerNet's merging variant, as CornerNet's release computes them.
+/* Soft-NMS (Bodla et al., ICCV 2017) and CornerNet's merging variant, as computed by CornerNet's released code.
 
-   The arithmetic below fixes the release's rounding: float32 throughout, except where a 1.0 is added, which widens that
-   expression to double before it is stored. Built with -ffp-contract=off, so that no multiply-add is fused.
+   The results are equal to the release's to the last bit. To this end the arithmetic is float32, except that
+   expressions to which 1.0 is added are evaluated in double before they are rounded to float32. The file must be built
+   with -ffp-contract=off, so that the compiler does not fuse multiplications and additions.
 
-   The boxes of a class are worked on as one array per coordinate, BLOCK at a time, in loops that compilers vectorise.
-   Where no box is left (they are filled up to a multiple of BLOCK) lies one that meets no other and has no score. */
+   The boxes of a class are stored as one array per coordinate, and processed in blocks of BLOCK boxes by loops that
+   compilers vectorise. Array elements without a box (dropped boxes, and the padding to a multiple of BLOCK) hold a
+   dummy that intersects no box and has a score of -infinity. */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -13,7 +15,8 @@
 #ifdef _MSC_VER
 #define restrict __restrict
 #endif
-/* Versions for several instruction sets, the best of which is chosen when the module is loaded. All compute the same. */
+/* Function multiversioning: compiled for several instruction sets, of which the best is selected when the module is
+   loaded. All versions compute the same results. */
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GLIBC__) && (defined(__GNUC__) && !defined(__clang__))
 #define VERSIONS __attribute__((target_clones("avx512f", "avx2", "default")))
 #define INLINE static inline __attribute__((always_inline))
@@ -25,7 +28,7 @@
 enum { HARD, LINEAR, GAUSSIAN };
 enum { X1, Y1, X2, Y2, SCORE, FIRST_CORNER_SCORE };
 enum { BLOCK = 32, ALIGNED = 64 };
-enum { MERGED = 1, DROPPED = 2 }; /* of a box's state: what the box taken last asks for, beyond a new score */
+enum { MERGED = 1, DROPPED = 2 }; /* flags in a box's state: it is averaged into the selected box; it is dropped */
 
 typedef struct {
   int method;
@@ -34,12 +37,12 @@ typedef struct {
   float exponent;
 } options;
 
-/* The boxes of a class that are still to be taken, by their rows; all arrays are of a multiple of BLOCK. */
+/* The boxes of a class that are not selected yet, indexed by row. The length of all arrays is a multiple of BLOCK. */
 typedef struct {
   float *x1, *y1, *x2, *y2, *area, *score;
-  float *next_score, *decay; /* what the box taken last makes of them */
-  int32_t *state;
-  int32_t *busy; /* by block: has boxes of a state other than 0 */
+  float *next_score, *decay; /* scores after the decay by the selected box, and its factors */
+  int32_t *state;            /* MERGED and DROPPED flags, set by the selected box */
+  int32_t *busy;             /* per block: whether it has boxes with flags */
 } candidates;
 
 enum { ARRAYS = 10 };
@@ -55,20 +58,22 @@ static void add_corner(corner_sum *sum, float score, float x, float y, float wei
   sum->y += weight * (score * y);
 }
 
-/* A box whose decay is nearer to 1 than this adds so little to the corner sums that float rounding leaves them as they
-   are: its product with the largest score and coordinate of the class is under half a bit of every sum, with a factor of
-   2 to spare for the rounding of the products. Holds as long as the sums only grow: where largest is not NAN. */
+/* A bound on 1 - decay below which a box does not change the rounded corner sums: its weight times the largest corner
+   score and coordinate of the class is less than half an ulp of every sum, with a safety factor of 2 for the rounding
+   of the products. The bound holds while the sums do not decrease, which requires that largest is not NAN. Returns 0,
+   so that no box is skipped, where no bound can be given. */
 static float negligible_loss(const corner_sum *corners, float largest, float exponent) {
-  float least = INFINITY;
+  float smallest = INFINITY;
   for (int corner = 0; corner < 2; ++corner) {
     const corner_sum *sum = corners + corner;
-    least = fminf(least, fminf(sum->weight, fminf(sum->x, sum->y)));
+    smallest = fminf(smallest, fminf(sum->weight, fminf(sum->x, sum->y)));
   }
-  if (!(least > 1e-30f) || !(largest >= 0) || !(exponent > 0)) return 0;
-  return 0.999f * powf(0x1p-26f * least / largest, 1 / exponent);
+  if (!(smallest > 1e-30f) || !(largest >= 0) || !(exponent > 0)) return 0;
+  return 0.999f * powf(0x1p-26f * smallest / largest, 1 / exponent);
 }
 
-/* The largest product of a corner score and a coordinate, or 1, of a class; NAN if one of them is negative. */
+/* An upper bound on corner score * max(coordinate, 1) over the boxes of a class; NAN if a corner score or coordinate is
+   negative. */
 static float largest_product(const float *rows, int64_t n, int64_t columns) {
   float score = 0, coordinate = 1;
   for (int64_t i = 0; i < n; ++i) {
@@ -85,15 +90,16 @@ static float largest_product(const float *rows, int64_t n, int64_t columns) {
   return score * coordinate;
 }
 
-/* out = (float)exp((double)x) for a block, to the last bit that of the C library: computed here to 2^-45 and by the
-   library where that leaves the rounding to float open. */
+/* out = (float)exp((double)x) for a block, equal to the C library's result to the last bit. The polynomial here has a
+   relative error of 2^-45. Elements whose rounding to float is not certain with that error are recomputed by the C
+   library. */
 INLINE void exp_block(const float *restrict x, float *restrict out) {
-  int32_t open[BLOCK], any = 0;
+  int32_t inexact[BLOCK], any = 0;
   for (int l = 0; l < BLOCK; ++l) {
-    const double shift = 0x1.8p52; /* adding it rounds to an integer, in the lower bits */
+    const double shift = 0x1.8p52; /* adding it rounds to an integer, which is in the low bits */
     const double d = x[l], shifted = d * 0x1.71547652b82fep0 + shift, k = shifted - shift;
-    const double r = (d - k * 0x1.62e42feep-1) - k * 0x1.a39ef35793c76p-33; /* ln 2, its first 32 bits apart */
-    double p = 1.0 / 39916800; /* Taylor's series; |r| is at most ln(2) / 2, its remainder 2^-47 */
+    const double r = (d - k * 0x1.62e42feep-1) - k * 0x1.a39ef35793c76p-33; /* ln 2 is split after 32 bits */
+    double p = 1.0 / 39916800; /* Taylor series; for |r| <= ln(2) / 2 the remainder is 2^-47 */
     p = p * r + 1.0 / 3628800;
     p = p * r + 1.0 / 362880;
     p = p * r + 1.0 / 40320;
@@ -111,19 +117,21 @@ INLINE void exp_block(const float *restrict x, float *restrict out) {
     bits += exponent << 52;
     memcpy(&p, &bits, sizeof p);
     out[l] = (float)p;
-    /* float drops 29 bits: are they within 512 of the half? Or the result below float's normal numbers, or x a NaN? */
+    /* Rounding to float drops 29 bits. It is uncertain if these are within 512 of the halfway point. The library also
+       computes results below the normal numbers of float, and NaNs. */
     const int32_t half = (int32_t)(bits & 0x1fffffff) - 0x10000000;
-    open[l] = ((half > -512) & (half < 512)) | !((x[l] >= -87.0f) & (x[l] <= 0.0f));
-    any |= open[l];
+    inexact[l] = ((half > -512) & (half < 512)) | !((x[l] >= -87.0f) & (x[l] <= 0.0f));
+    any |= inexact[l];
   }
   if (!any) return;
   for (int l = 0; l < BLOCK; ++l) {
-    if (open[l]) out[l] = (float)exp((double)x[l]);
+    if (inexact[l]) out[l] = (float)exp((double)x[l]);
   }
 }
 
-/* Decays the scores of a block by the box taken, of this area, from the score array to the next. negligible: of what a
-   box loses by its decay, see negligible_loss. best: of those left, the best of every BLOCK-th. */
+/* Decays the scores of the block that starts at row `first` by the selected box: reads the score array, and writes
+   next_score, decay, state and busy. area: of the selected box. negligible: see negligible_loss. best: element l is
+   updated with the score of the block's box l, if it is not dropped. */
 INLINE void decay_block(const candidates *all, int64_t first, const float *box, double area, float negligible,
                         const options *o, float *restrict best) {
   const float *restrict x1 = all->x1 + first, *restrict y1 = all->y1 + first;
@@ -135,7 +143,8 @@ INLINE void decay_block(const candidates *all, int64_t first, const float *box, 
   float width[BLOCK], height[BLOCK], iou[BLOCK];
   int32_t meets[BLOCK], any = 0;
   for (int l = 0; l < BLOCK; ++l) {
-    /* 1.0f for 1.0: a sum in double rounded to float is the sum in float, 53 bits being more than twice 24 */
+    /* 1.0f in place of the release's 1.0 gives the same result: double has more than twice the precision of float, so
+       that a double sum rounded to float equals the float sum */
     width[l] = (box_x2 < x2[l] ? box_x2 : x2[l]) - (box_x1 > x1[l] ? box_x1 : x1[l]) + 1.0f;
     height[l] = (box_y2 < y2[l] ? box_y2 : y2[l]) - (box_y1 > y1[l] ? box_y1 : y1[l]) + 1.0f;
     meets[l] = (width[l] > 0) & (height[l] > 0);
@@ -178,9 +187,9 @@ INLINE void decay_block(const candidates *all, int64_t first, const float *box, 
   all->busy[first / BLOCK] = busy;
 }
 
-/* The row of the first candidate with the best score, from row i on. */
-INLINE int64_t first_with(const float *score, int64_t i, int64_t kept, float best) {
-  if (!(score[i] < best)) return i; /* a NaN is not passed over */
+/* The first row from row i on whose score is `best`, the highest score. */
+INLINE int64_t find_score(const float *score, int64_t i, int64_t kept, float best) {
+  if (!(score[i] < best)) return i; /* also if the score is a NaN */
   int64_t j = i;
   for (; j % BLOCK; ++j) {
     if (score[j] == best) return j;
@@ -202,7 +211,7 @@ static void write_row(float *row, const candidates *all, int64_t j, float score)
   row[SCORE] = score;
 }
 
-/* No box is left in row j. Infinitely far right, it meets none. */
+/* Puts the dummy box into row j. Its x1 is infinite, so that it intersects no box. */
 static void clear(candidates *all, int64_t j) {
   all->x1[j] = INFINITY;
   all->y1[j] = all->x2[j] = all->y2[j] = all->area[j] = 0;
@@ -216,9 +225,10 @@ static void move(candidates *all, int64_t to, int64_t from) {
   all->state[to] = all->state[from];
 }
 
-/* Suppression in one class. rows: (n, columns) x1, y1, x2, y2, score, and for merging top-left and bottom-right corner
-   score. Returns how many leading rows are kept; rows after them are what the compaction left behind. Columns from 5 on
-   do not move. memory: for ARRAYS arrays of n, rounded up to BLOCK. */
+/* Soft-NMS for one class. rows: (n, columns) x1, y1, x2, y2, score and, for merging, top-left and bottom-right corner
+   score; modified in place. memory: space for ARRAYS arrays of n elements, with n rounded up to a multiple of BLOCK.
+   Returns the number of kept rows, which come first. The rows after them are stale: they hold what the compaction left
+   behind. Columns from 5 on stay in their row. */
 VERSIONS static int64_t suppress(float *rows, int64_t n, int64_t columns, const options *o, float *memory) {
   const int64_t size = (n + BLOCK - 1) / BLOCK * BLOCK;
   candidates all = {memory,
@@ -248,9 +258,9 @@ VERSIONS static int64_t suppress(float *rows, int64_t n, int64_t columns, const 
   const float largest = o->merge ? largest_product(rows, n, columns) : 0;
   int64_t kept = n;
   for (int64_t i = 0; i < kept; ++i) {
-    /* The highest score left comes to row i, what is there to where it was */
+    /* Select the box with the highest score: swap it with the box in row i */
     float *row = rows + i * columns, box[SCORE];
-    const int64_t top = first_with(all.score, i, kept, best);
+    const int64_t top = find_score(all.score, i, kept, best);
     write_row(row, &all, top, all.score[top]);
     if (top != i) move(&all, top, i);
     clear(&all, i);
@@ -285,7 +295,7 @@ VERSIONS static int64_t suppress(float *rows, int64_t n, int64_t columns, const 
           add_corner(&corners[1], corner_scores[1], all.x2[j], all.y2[j], weight);
         }
         if (!(all.state[j] & DROPPED)) break;
-        /* The last box comes here, and is looked at in its turn. Its row stays as it was, stale. */
+        /* The last box moves to row j and is processed next. Its own row becomes stale. */
         --kept;
         write_row(rows + kept * columns, &all, kept, j == kept ? all.next_score[kept] : all.score[kept]);
         if (j < kept) move(&all, j, kept);
@@ -296,12 +306,12 @@ VERSIONS static int64_t suppress(float *rows, int64_t n, int64_t columns, const 
     all.score = all.next_score;
     all.next_score = swapped;
     for (int corner = 0; o->merge && corner < 2; ++corner) {
-      if (!(corners[corner].weight > 0)) continue; /* corner scores of 0: nothing to weigh with */
+      if (!(corners[corner].weight > 0)) continue; /* all corner scores are 0: the corner stays */
       row[2 * corner] = corners[corner].x / corners[corner].weight;
       row[2 * corner + 1] = corners[corner].y / corners[corner].weight;
     }
   }
-  /* Rows no longer kept are averages of themselves alone: the release makes them so, and it rounds them. */
+  /* The release also averages each stale row with itself alone, which rounds its coordinates. */
   for (int64_t i = kept; o->merge && i < n; ++i) {
     float *row = rows + i * columns;
     for (int corner = 0; corner < 2; ++corner) {
@@ -315,8 +325,8 @@ VERSIONS static int64_t suppress(float *rows, int64_t n, int64_t columns, const 
   return kept;
 }
 
-/* Suppression in each class. rows: (n, columns), as of suppress, changed in place. labels: n, those of a class next to
-   one another. Written: kept, n times whether a row is kept. Returns 0, or -1 if there is not the memory. */
+/* Soft-NMS for all classes. rows: (n, columns), as for `suppress`; modified in place. labels: (n,), grouped by class.
+   kept: (n,) output, whether each row is kept. Returns 0, or -1 if memory cannot be allocated. */
 static int soft_nms(float *rows, const int64_t *labels, int64_t n, int64_t columns, int method, float sigma,
                     float overlap, float floor_score, int merge, float exponent, unsigned char *kept) {
   const options o = {method, sigma, overlap, floor_score, merge, exponent};

@@ -1,4 +1,4 @@
-"""The command that measures: what it prints and writes, its exit codes, and that both sides of a comparison agree."""
+"""`python -m benchmarks`: its output, its exit codes, and that both sides of each comparison compute the same."""
 
 import json
 
@@ -23,7 +23,7 @@ CPU = [name for name, benchmark in command.BENCHMARKS.items() if "cpu" in benchm
 
 
 def fixed(ratio: float, target: float | None = 1.0, **more):
-    """A benchmark that finds a given ratio."""
+    """A benchmark that reports a given ratio."""
     times = {"ours": [ratio, ratio], "base": [1.0, 1.0]}
     return command.Benchmark("", lambda setting: iter([times_row(setting, "fixed", "a", times, "b", target, **more)]))
 
@@ -47,19 +47,19 @@ def test_no_gpu_is_one_line(capsys, monkeypatch):
     assert error.count("\n") == 1 and "no GPU" in error
 
 
-def test_a_name_of_the_other_device(capsys):
+def test_benchmark_of_another_device_is_rejected(capsys):
     assert command.main(["step_parts"]) == 2
-    assert "step_parts runs on cuda alone" in capsys.readouterr().err
+    assert "step_parts runs only on cuda" in capsys.readouterr().err
 
 
-def test_full_adds_the_slow_ones():
+def test_full_adds_slow_benchmarks():
     assert list(command.choose([], "cpu", False)) == CPU
     assert set(command.choose([], "cpu", True)) - set(CPU) == {"test_path", "training_step"}
     assert list(command.choose(["test_path"], "cpu", False)) == ["test_path"]
 
 
 @pytest.mark.parametrize(("ratio", "code"), [(0.9, 0), (1.0, 0), (1.1, 1)])
-def test_exit_code_tells_of_missed_targets(ratio, code, monkeypatch, capsys):
+def test_missed_target_sets_exit_code(ratio, code, monkeypatch, capsys):
     monkeypatch.setattr(command, "BENCHMARKS", {"fixed": fixed(ratio), "free": fixed(9, target=None)})
     assert command.main([]) == code
     out, err = capsys.readouterr()
@@ -68,7 +68,7 @@ def test_exit_code_tells_of_missed_targets(ratio, code, monkeypatch, capsys):
     assert ("missed: fixed, a: 1.1, target 1" in err) == bool(code)
 
 
-def test_at_least():
+def test_target_that_is_a_lower_bound():
     ours, base, ratio = (Spread.of([x]) for x in (50.0, 49.0, 50 / 49))
     row = Row("largest", "a", "images", ours, "paper", base, ratio, 1.0, at_least=True)
     assert row.met and ">= 1" in row.cells()
@@ -80,7 +80,7 @@ def test_runs_all_small_and_writes_json(tmp_path, capsys):
     out = capsys.readouterr().out
     found = json.loads(path.read_text())
     assert {row["benchmark"] for row in found["rows"]} == set(CPU)
-    assert out.count("\n| ") == len(found["rows"]) + 1  # and the line under the head
+    assert out.count("\n| ") == len(found["rows"]) + 1  # the rows and the separator line of the header
     assert {"cpu", "threads", "torch"} <= set(found["machine"])
     assert str(tmp_path) not in path.read_text()
     first = found["rows"][0]
@@ -91,7 +91,7 @@ def test_runs_all_small_and_writes_json(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["test_path", "training_step"])
-def test_runs_hourglass_small(name):
+def test_runs_small_hourglass(name):
     rows = list(command.BENCHMARKS[name].run(SMALL))
     assert len({row.case for row in rows}) == len(rows) >= 3
     assert all(row.ratio.median > 0 for row in rows)
@@ -102,15 +102,15 @@ def test_spread():
     assert str(Spread.of([2.0])) == "2"
 
 
-def test_ratio_is_the_median_of_the_rounds():
+def test_ratio_is_the_median_over_rounds():
     times = {"ours": [1.0, 20.0, 3.0], "base": [2.0, 10.0, 2.0]}
     row = times_row(Setting(), "a", "b", times, "c", 1.0)
-    assert row.ratio.median == 1.5 and row.met is False  # of 0.5, 2 and 1.5; that of the medians would be 1.5 too
+    assert row.ratio.median == 1.5 and row.met is False  # of 0.5, 2 and 1.5; the ratio of the medians is 1.5 as well
     times["ours"][2] = 1.0
     assert times_row(Setting(), "a", "b", times, "c", 1.0).ratio.median == 0.5
 
 
-def test_race_takes_turns(monkeypatch):
+def test_race_alternates_between_works(monkeypatch):
     monkeypatch.setitem(AT_LEAST, "cpu", 0)
     called = []
     works = {name: lambda name=name: called.append(name) for name in "abc"}
@@ -119,7 +119,7 @@ def test_race_takes_turns(monkeypatch):
     assert "".join(called[6:]) == "abc" + "ba" + "cab" + "abc"
 
 
-def test_limit():
+def test_limit_row():
     assert limit_row(Setting(), "a", "b", "MB", 99, 100).met
     assert not limit_row(Setting(), "a", "b", "MB", 101, 100).met
     assert limit_row(SMALL, "a", "b", "MB", 101, 100).met is None
@@ -134,7 +134,7 @@ def test_cummax_pools_agree():
     assert torch.equal(pools.CummaxCornerPool(*corner)(x, y), pools.CornerPool(*corner)(x, y))
 
 
-def test_peak_bytes_counts_what_is_alive():
+def test_peak_bytes_counts_live_tensors():
     x = torch.zeros(1000)
 
     def work():
@@ -143,7 +143,7 @@ def test_peak_bytes_counts_what_is_alive():
         del y
         return z + 1
 
-    assert 0 <= pools.peak_bytes(torch.device("cpu"), work) - 2 * x.nbytes < 64  # and what the numbers 1 take
+    assert 0 <= pools.peak_bytes(torch.device("cpu"), work) - 2 * x.nbytes < 64  # the constants 1 take a few bytes
 
 
 def test_published_focal_loss_agrees():
@@ -179,7 +179,7 @@ def test_published_suppression_agrees(tmp_path):
         np.testing.assert_allclose(rows[:kept], found.boxes[:kept], rtol=1e-3, atol=1e-3)
 
 
-def test_drawn_photographs_are_like_cocos(tmp_path):
+def test_drawn_photographs_are_of_cocos_size(tmp_path):
     index = data.draw_photographs(tmp_path, 3)
     files = [np.fromfile(index.path(i), np.uint8) for i in range(3)]
     assert 120e3 < np.mean([len(file) for file in files]) < 200e3
@@ -188,18 +188,18 @@ def test_drawn_photographs_are_like_cocos(tmp_path):
     assert len(TrainingSet(index, (511, 511), Augment(), 0)[0, 1].boxes)
 
 
-def test_written_annotations_are_read(tmp_path):
+def test_written_annotations_can_be_loaded(tmp_path):
     path, images = data.write_annotations(tmp_path, 30, 400)
     content = json.loads(path.read_text())
     index = load_index(path, images)
     assert (len(index), len(index.boxes), index.num_classes) == (30, 400, data.CATEGORIES)
     assert index.crowd.sum() == 4 == sum(isinstance(a["segmentation"], dict) for a in content["annotations"])
     numbers = [len(a["segmentation"][0]) for a in content["annotations"] if isinstance(a["segmentation"], list)]
-    assert 38 < np.mean(numbers) < 52  # 45 in COCO
+    assert 38 < np.mean(numbers) < 52  # 45 on average in COCO
 
 
 def test_published_objective_agrees():
-    """The published step computes the same loss, so that what is timed is the same work."""
+    """The published step computes the same loss as ours, so that both sides of the timing do the same work."""
     torch.manual_seed(0)
     config = network.step_config(SMALL)
     own = network.network_of(SMALL)
@@ -211,7 +211,7 @@ def test_published_objective_agrees():
     torch.testing.assert_close(torch.stack(published), torch.stack(ours))
 
 
-def test_convolutions_alone_are_all_of_them(monkeypatch):
+def test_convolutions_are_those_of_the_network(monkeypatch):
     own, images, count = network.network_of(SMALL).eval(), torch.randn(1, 3, 63, 63), []
     monkeypatch.setattr(torch.nn.Conv2d, "forward", lambda self, x: count.append(self.out_channels) or conv(self, x))
     run = network.convolutions(own, images, gradients=True)
@@ -228,11 +228,11 @@ def test_index_is_not_copied_by_workers(tmp_path):
     index = load_index(*data.write_annotations(tmp_path, 50, 20_000))
     added = data.worker_memory(index)
     if added is None:
-        pytest.skip("the system does not tell")
+        pytest.skip("the system does not report a process's private memory")
     assert 0 <= added < 20e6
 
 
-def test_own_images_are_used(tmp_path):
+def test_given_images_are_used(tmp_path):
     index = data.draw_photographs(tmp_path, 5)
     (tmp_path / "annotations").mkdir()
     (tmp_path / "instances_train2017.json").rename(tmp_path / "annotations" / "instances_train2017.json")

@@ -1,5 +1,5 @@
-"""Corner and center pooling: compiled operators and their stand-in on stock PyTorch, against plain loops and the golden
-vectors.
+"""Corner and center pooling: the compiled operators and their fallback in stock PyTorch, compared with plain loops and
+with the released implementation's recorded outputs.
 """
 
 import copy
@@ -27,7 +27,7 @@ needs_compiled = pytest.mark.skipif("cpu" not in corner_pool._DEVICES, reason="c
 
 
 class Stock(torch.autograd.Function):
-    """The operators' stand-ins, with the operators' gradients."""
+    """The stock PyTorch fallback of the operators, with its own backward pass."""
 
     @staticmethod
     def forward(ctx, x: Tensor, dim: int, scan: int) -> Tensor:
@@ -51,7 +51,10 @@ implementations = pytest.mark.parametrize(
 
 
 def plain(x: Tensor, grad: Tensor, dim: int, scan: int) -> tuple[Tensor, Tensor]:
-    """The definition, cell by cell: maxima and gradient (summed in scan order, in float32 for the 16-bit types)."""
+    """Reference by plain loops: the pooled map and the gradient.
+
+    The gradient is summed in scan order, in float32 for the 16-bit dtypes.
+    """
     if scan == WHOLE:  # two opposite scans in series
         y, _ = plain(x, grad, dim, REVERSE)
         whole, grad_y = plain(y, grad, dim, FORWARD)
@@ -71,6 +74,7 @@ def plain(x: Tensor, grad: Tensor, dim: int, scan: int) -> tuple[Tensor, Tensor]
 
 
 def run(pool, x: Tensor, grad: Tensor, dim: int, scan: int) -> tuple[Tensor, Tensor]:
+    """The pooled map and the gradient."""
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     y = pool(x, dim, scan)
     y.backward(grad)
@@ -82,7 +86,10 @@ def expect_equal(got: Tensor, wanted: Tensor) -> None:
 
 
 def sample(shape: tuple[int, ...], seed: int = 0, special: bool = False) -> tuple[Tensor, Tensor]:
-    """Input full of ties (small integers after ReLU), if special with NaN and infinities; upstream gradient."""
+    """An input with many ties (small integers after a ReLU) and an upstream gradient.
+
+    special: the input also has NaNs and infinities.
+    """
     generator = torch.Generator().manual_seed(seed)
     x = torch.randint(-3, 4, shape, generator=generator).relu().double()
     if special:
@@ -122,7 +129,7 @@ def test_matches_definition(pool, direction: str, device: str, layout, dtype) ->
         expect_equal(got[0], y)
         if device == "cpu" or pool is IMPLEMENTATIONS["compiled"]:
             expect_equal(got[1], gx)
-        else:  # stock PyTorch adds up in any order there
+        else:  # on CUDA devices, scatter_add_ adds in any order
             torch.testing.assert_close(got[1].cpu(), gx, equal_nan=True)
         assert got[0].dtype == got[1].dtype == dtype
 
@@ -132,7 +139,7 @@ def test_matches_definition(pool, direction: str, device: str, layout, dtype) ->
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
 def test_large_equals_stock(direction: str, layout, threads: int) -> None:
-    """Sizes that take several work items, with a remainder."""
+    """A size that is divided into several work items, with a remainder."""
     dim, scan = DIRECTIONS[direction]
     x, grad = (t.float().contiguous(memory_format=layout) for t in sample((2, 13, 67, 71), 5))
     before = torch.get_num_threads()
@@ -157,7 +164,10 @@ def test_empty(pool, shape, direction: str) -> None:
 @implementations
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_strides(pool, direction: str) -> None:
-    """The two dense layouts are kept; anything else becomes contiguous. Gradients may come in any layout."""
+    """Contiguous and channels_last inputs keep their memory format, others become contiguous.
+
+    Upstream gradients may have any strides.
+    """
     dim, scan = DIRECTIONS[direction]
     x, grad = (t.float() for t in sample((4, 6, 8, 10)))
     wanted = plain(x, grad, dim, scan)
@@ -234,7 +244,7 @@ strided = st.sampled_from(["dense", "sliced", "transposed", "expanded"])
 
 
 def with_strides(x: Tensor, how: str) -> Tensor:
-    """The same values in other strides (expanded: those of the first image)."""
+    """The same values with other strides ("expanded": all images become the first one)."""
     if how == "sliced":
         return torch.empty(x.shape[0], 2 * x.shape[1], x.shape[2], x.shape[3] + 3).to(x.dtype)[:, ::2, :, 2:-1].copy_(x)
     if how == "transposed":
@@ -253,7 +263,10 @@ def with_strides(x: Tensor, how: str) -> Tensor:
     seed=st.integers(0, 1000),
 )
 def test_property_pool(shape, direction: str, dtype, layout, strides, seed: int) -> None:
-    """Any size, type, layout and strides; both sum gradients in scan order, so they agree bit for bit."""
+    """Any size, dtype, memory format and strides: the compiled kernels and the fallback agree bit for bit.
+
+    Both sum gradients in scan order.
+    """
     dim, scan = DIRECTIONS[direction]
     x, grad = (
         with_strides(t.to(dtype).contiguous(memory_format=layout), how)
@@ -276,7 +289,7 @@ def test_property_pool(shape, direction: str, dtype, layout, strides, seed: int)
     seed=st.integers(0, 1000),
 )
 def test_property_pool_sum(shape, directions, dtype, layouts, strides, seed: int) -> None:
-    """The sum of any two directions is that of the two pools, bit for bit, and so are its gradients."""
+    """pool_sum equals the sum of the two pools bit for bit, in any two directions; so do its gradients."""
     leaves = [
         with_strides(sample(shape, seed + i, special=True)[0].to(dtype).contiguous(memory_format=layouts[i]), how)
         .detach()
@@ -294,7 +307,7 @@ def test_property_pool_sum(shape, directions, dtype, layouts, strides, seed: int
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("line", SERIES)
-def test_whole_lines_are_two_pools_in_series(line: str, dtype) -> None:
+def test_whole_lines_equal_two_pools_in_series(line: str, dtype) -> None:
     first, second = SERIES[line]
     x, grad = (t.to(dtype) for t in sample((2, 20, 19, 35), 3, special=True))
     leaf = x.requires_grad_()
@@ -306,24 +319,24 @@ def test_whole_lines_are_two_pools_in_series(line: str, dtype) -> None:
 @needs_compiled
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_every_16_bit_number(dtype) -> None:
-    """Conversions in the kernels are PyTorch's: sums of any two numbers, gradients of any size."""
+    """The kernels convert 16-bit numbers as PyTorch does: sums of any two numbers, and gradients of any size."""
     numbers = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).view(64, 4, 16, 16)
     other = numbers.flatten()[torch.randperm(2**16, generator=torch.Generator().manual_seed(0))].view_as(numbers)
-    single = (slice(None), slice(None), slice(0, 1), slice(0, 1))  # lines of one element: pools change nothing
+    corner = (slice(None), slice(None), slice(0, 1), slice(0, 1))  # the top-left element of each map
     for a, b in [(numbers, other), (numbers, numbers), (other, numbers)]:
-        flat_a, flat_b = (t.reshape(-1, 64, 1, 1).contiguous() for t in (a, b))
+        flat_a, flat_b = (t.reshape(-1, 64, 1, 1).contiguous() for t in (a, b))  # pools do not change 1x1 maps
         expect_equal(torch.ops.corner_pool.pool_sum(flat_a, FORWARD, flat_b, FORWARD), flat_a + flat_b)
-        expect_equal(corner_pool.pool(a, "top")[single], a.flip(2).cummax(2).values.flip(2)[single])
-        ones = torch.zeros_like(a).contiguous()  # ties: each line's gradient is the sum of all of it, in float32
+        expect_equal(corner_pool.pool(a, "top")[corner], a.flip(2).cummax(2).values.flip(2)[corner])
+        ties = torch.zeros_like(a).contiguous()  # so that the gradients of whole lines are summed, in float32
         for dim in (2, 3):
-            got = torch.ops.corner_pool.pool_backward(a, ones, dim, FORWARD)
-            expect_equal(got, corner_pool._stock_pool_backward(a, ones, dim, FORWARD))
+            got = torch.ops.corner_pool.pool_backward(a, ties, dim, FORWARD)
+            expect_equal(got, corner_pool._stock_pool_backward(a, ties, dim, FORWARD))
 
 
 @needs_compiled
 @pytest.mark.parametrize("capability", ["default", "avx2"])
-def test_lesser_instruction_sets(capability: str) -> None:
-    """The kernels for processors with fewer instructions than this one (the rest of this module has the best)."""
+def test_other_instruction_sets(capability: str) -> None:
+    """The kernels for older processors. All other tests run the kernels for the best instruction set."""
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
     done = subprocess.run(
@@ -335,7 +348,7 @@ def test_lesser_instruction_sets(capability: str) -> None:
 
 @needs_compiled
 def test_long_lines() -> None:
-    """Lines too long to be scanned many together."""
+    """Lines so long that the scratch memory holds few of them, or none."""
     for shape in [(1, 2, 70001, 2), (1, 2, 2, 70001), (1, 20, 70001, 1)]:
         x, grad = (t.float() for t in sample(shape, 1))
         for layout in LAYOUTS:
@@ -346,8 +359,8 @@ def test_long_lines() -> None:
                 expect_equal(got, corner_pool._stock_pool_backward(grad, x, dim, scan))
 
 
-def test_keeps_the_maps_alone() -> None:
-    """Nothing is kept for the backward pass but the maps themselves."""
+def test_saves_only_the_inputs() -> None:
+    """Only the input maps are saved for the backward pass."""
     a, b = (torch.randn(2, 3, 5, 6).requires_grad_() for _ in range(2))
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
@@ -361,7 +374,7 @@ def test_keeps_the_maps_alone() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_more_than_2_to_31_elements(direction: str, layout) -> None:
-    """Lines at both ends of a tensor whose offsets do not fit into 32 bits."""
+    """The first and the last lines of a tensor whose offsets do not fit into 32 bits."""
     dim, scan = DIRECTIONS[direction]
     shape = (3, 64, 1024, 11008)
     x = torch.zeros(shape, dtype=torch.bfloat16).contiguous(memory_format=layout)
@@ -380,7 +393,7 @@ def test_more_than_2_to_31_elements(direction: str, layout) -> None:
 
 
 class Pools(torch.nn.Module):
-    """All four pools between layers, as a detector uses them."""
+    """All pools after a convolution, as in a detector."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -424,15 +437,15 @@ def test_bad_input() -> None:
             bad(x.int())
     with pytest.raises(ValueError, match="unknown direction 'up', expected one of top, bottom"):
         corner_pool.pool(x, "up")
-    with pytest.raises(ValueError, match="maps of one shape"):
+    with pytest.raises(ValueError, match="maps of the same shape"):
         corner_pool.pool_sum(x, "top", x[:, :1], "left")
-    with pytest.raises(TypeError, match="maps of one dtype"):
+    with pytest.raises(TypeError, match="maps of the same dtype"):
         corner_pool.pool_sum(x, "top", x.double(), "left")
 
 
 @needs_compiled
 def test_bad_input_of_operators() -> None:
-    """The operators refuse by themselves what would not be safe."""
+    """The operators themselves reject arguments that would make memory accesses unsafe."""
     ops, x = torch.ops.corner_pool, torch.zeros(1, 2, 3, 4)
     with pytest.raises(RuntimeError, match="got 3-D"):
         ops.pool(x[0], 2, 0)
@@ -441,14 +454,14 @@ def test_bad_input_of_operators() -> None:
             ops.pool(x, dim, scan)
     with pytest.raises(RuntimeError, match="float32, float64, float16 or bfloat16, got"):
         ops.pool(x.int(), 2, 0)
-    with pytest.raises(RuntimeError, match="gradient and input must have one shape, dtype and device"):
+    with pytest.raises(RuntimeError, match="gradient and input must have the same shape, dtype and device"):
         ops.pool_backward(x[..., :2], x, 2, 1)
-    with pytest.raises(RuntimeError, match="two maps must have one shape, dtype and device"):
+    with pytest.raises(RuntimeError, match="two maps must have the same shape, dtype and device"):
         ops.pool_sum(x, 0, x.double(), 0)
 
 
 def copy_of_package(folder: Path) -> Path:
-    """The Python files of external.corner_pool alone, as in a checkout that was never built."""
+    """Copies the Python files of external.corner_pool without its libraries, as in a clone that is not built."""
     source = Path(corner_pool.__file__).parent
     target = folder / "external" / "corner_pool"
     target.mkdir(parents=True)
@@ -464,7 +477,7 @@ def test_one_warning_without_library(tmp_path: Path, state: str) -> None:
     if state == "broken":
         (target / "_C.abi3.so").write_bytes(b"not a library")
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"  # before this repository, should it be installed
+        "import sys; sys.path.insert(0, sys.argv[1])\n"  # before this repository, which may be installed
         "import torch\n"
         "from external.corner_pool import top_pool, left_pool\n"
         "import external.corner_pool\n"

@@ -1,4 +1,4 @@
-"""The focal loss: compiled operators and their stand-in on stock PyTorch, against the published formula."""
+"""The focal loss: the compiled operators and their fallback in stock PyTorch, compared with the published formula."""
 
 import copy
 import math
@@ -20,13 +20,13 @@ LIMIT = math.log((1 - EPS) / EPS)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
-# of one element, relative to the loss or gradient in float64
+# relative errors of the loss and of an element's gradient, compared with float64
 TOLERANCE = {torch.float32: 4e-6, torch.float64: 1e-11, torch.bfloat16: 2**-8, torch.float16: 2**-10}
 needs_compiled = pytest.mark.skipif("cpu" not in module._DEVICES, reason="compiled operators not built")
 
 
 class Stock(torch.autograd.Function):
-    """The operators' stand-ins, with the operators' gradients."""
+    """The stock PyTorch fallback of the operators, with its own backward pass."""
 
     @staticmethod
     def forward(ctx, logits: Tensor, target: Tensor, *terms: float) -> Tensor:
@@ -50,7 +50,7 @@ implementations = pytest.mark.parametrize(
 
 
 def published(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float = 4.0, eps: float = EPS) -> Tensor:
-    """Equation 1 as it is written, many passes over memory."""
+    """Equation 1 in its published form, by elementary operations."""
     score = logits.sigmoid().clamp(eps, 1 - eps)
     positive = target == 1
     gain = (1 - score).pow(alpha) * score.log()
@@ -59,7 +59,7 @@ def published(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float = 
 
 
 def run(loss, logits: Tensor, target: Tensor, *terms: float, upstream: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Loss and gradient."""
+    """The loss, and the gradient of upstream * loss with respect to the logits."""
     logits = logits.detach().requires_grad_()
     value = loss(logits, target, *terms)
     (value * upstream).backward()
@@ -67,7 +67,7 @@ def run(loss, logits: Tensor, target: Tensor, *terms: float, upstream: float = 1
 
 
 def check(loss, logits: Tensor, target: Tensor, *terms: float) -> None:
-    """Against the published formula in float64 on the very same numbers."""
+    """Compares loss and gradient with the published formula, evaluated in float64 on the same inputs."""
     eps = terms[2] if len(terms) == 3 else EPS
     wanted, slope = run(published, logits.double(), target.double(), *terms)
     value, grad = run(loss, logits, target, *terms)
@@ -75,7 +75,7 @@ def check(loss, logits: Tensor, target: Tensor, *terms: float) -> None:
     assert value.dtype == (torch.float64 if torch.float64 in (logits.dtype, target.dtype) else torch.float32)
     assert value.shape == () and grad.shape == logits.shape and grad.dtype == logits.dtype
     torch.testing.assert_close(value.double(), wanted, rtol=min(tolerance, 4e-6), atol=1e-12, equal_nan=True)
-    # where the score is as good as at the clamp's border, both sides of it are right
+    # within rounding of the clamp's limit, the gradient may be 0 or not
     limit = math.log((1 - eps) / eps)
     border = (logits.double().abs() - limit).abs() < 1e-6 * limit
     zero = torch.zeros((), dtype=grad.dtype, device=grad.device)
@@ -90,6 +90,7 @@ def check(loss, logits: Tensor, target: Tensor, *terms: float) -> None:
 
 
 def sample(*shape: int, positives: int = 3, seed: int = 0, dtype=torch.float32, device="cpu") -> tuple[Tensor, Tensor]:
+    """Random logits and targets of a shape."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(shape, generator=generator, dtype=torch.float64) * 4 - 2
     target = torch.rand(shape, generator=generator, dtype=torch.float64) ** 8
@@ -119,10 +120,10 @@ some_targets = st.one_of(st.sampled_from([0.0, 1.0, 0.999]), st.floats(0, 1, wid
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_any_numbers_shapes_and_strides(loss, dtype, data) -> None:
+def test_property_numbers_shapes_and_strides(loss, dtype, data) -> None:
     shape = data.draw(st.lists(st.integers(0, 5), max_size=4))
     if data.draw(st.booleans()):
-        shape = [*shape[:3], data.draw(st.integers(0, 70))]  # so that there are whole vectors
+        shape = [*shape[:3], data.draw(st.integers(0, 70))]  # long enough to fill SIMD vectors
     count = math.prod(shape)
     with_nan = data.draw(st.booleans())
     some, aims = (
@@ -135,7 +136,7 @@ def test_any_numbers_shapes_and_strides(loss, dtype, data) -> None:
         target = target.double()
 
     def arranged(x: Tensor) -> Tensor:
-        """The same values, stored in another way."""
+        """The same values with other strides or another storage offset."""
         way = data.draw(st.sampled_from(["as it is", "channels_last", "transposed", "strided", "offset"]))
         if way == "channels_last" and x.dim() == 4:
             return x.contiguous(memory_format=torch.channels_last)
@@ -153,7 +154,7 @@ def test_any_numbers_shapes_and_strides(loss, dtype, data) -> None:
 
 @implementations
 def test_every_16_bit_logit(loss) -> None:
-    """Also gradients that overflow, and subnormal ones: they are those of float32, rounded."""
+    """Gradients of 16-bit logits are those of float32 rounded, including overflows and subnormal numbers."""
     for dtype in (torch.float16, torch.bfloat16):
         logits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
         for aim in (0.0, 0.3, 1.0):
@@ -167,8 +168,8 @@ def test_every_16_bit_logit(loss) -> None:
 
 @implementations
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_sum_is_exact(loss, dtype) -> None:
-    """Of millions of small terms none is lost: as the network is when training begins."""
+def test_sum_of_many_small_terms_is_exact(loss, dtype) -> None:
+    """No small term is lost in a sum of over a million, as at the beginning of a training run."""
     logits, target = sample(2, 80, 96, 96, positives=20, dtype=dtype)
     logits = logits / 10 - 7
     exact = published(logits.double(), target.double())
@@ -177,7 +178,7 @@ def test_the_sum_is_exact(loss, dtype) -> None:
 
 @needs_compiled
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_threads_change_nothing(dtype) -> None:
+def test_result_does_not_depend_on_threads(dtype) -> None:
     logits, target = sample(2, 13, 67, 71, dtype=dtype)
     before = torch.get_num_threads()
     try:
@@ -193,8 +194,8 @@ def test_the_threads_change_nothing(dtype) -> None:
 
 @needs_compiled
 @pytest.mark.parametrize("capability", ["default", "avx2"])
-def test_lesser_instruction_sets(capability: str) -> None:
-    """The kernels for processors with fewer instructions than this one (the rest of this module has the best)."""
+def test_other_instruction_sets(capability: str) -> None:
+    """The kernels for older processors. All other tests run the kernels for the best instruction set."""
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
     chosen = ["-k", "compiled and (published or numbers or 16_bit or sum)"]
@@ -214,7 +215,7 @@ def test_no_gradient_beyond_the_clamp(loss) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
-def test_the_gradient_has_the_layout_of_the_logits(layout) -> None:
+def test_gradient_keeps_memory_format_of_logits(layout) -> None:
     logits, target = sample(2, 3, 4, 5)
     grad = run(focal_loss, logits.contiguous(memory_format=layout), target)[1]
     assert grad.is_contiguous(memory_format=layout)
@@ -231,14 +232,14 @@ def test_gradients_of_both_orders(terms) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_operators_are_well_formed(device: str, dtype) -> None:
+def test_opcheck(device: str, dtype) -> None:
     for layout in LAYOUTS:
         logits, target = sample(2, 3, 4, 5, dtype=dtype, device=device)
         logits = logits.contiguous(memory_format=layout).requires_grad_()
         torch.library.opcheck(torch.ops.focal_loss.loss, (logits, target, 2.0, 4.0, EPS))
         _, positives = torch.ops.focal_loss.loss(logits, target, 2.0, 4.0, EPS)
         grad = torch.ones((), dtype=target.dtype, device=device)
-        # float16 and bfloat16: second derivatives are compared to more digits than they have
+        # opcheck's tolerances are too small for second derivatives in float16 and bfloat16
         logits = logits.detach().requires_grad_(dtype in (torch.float32, torch.float64))
         torch.library.opcheck(torch.ops.focal_loss.loss_backward, (grad, positives, logits, target, 2.0, 4.0, EPS))
 
@@ -254,7 +255,7 @@ def test_compiles_into_one_graph(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_autocast_reads_the_logits_as_they_are(device: str) -> None:
+def test_autocast_keeps_dtype_of_logits(device: str) -> None:
     layer = nn.Conv2d(2, 3, 1).to(device)
     images, target = torch.randn(2, 2, 8, 8, device=device), sample(2, 3, 8, 8, device=device)[1]
     with torch.autocast(device, torch.bfloat16):
@@ -277,8 +278,8 @@ def test_other_target_dtypes() -> None:
     assert torch.equal(value, focal_loss(logits.double(), target.double()))
 
 
-def test_keeps_its_arguments_and_a_number() -> None:
-    """Nothing of the maps' size is made for the backward pass."""
+def test_saves_only_its_inputs_and_a_scalar() -> None:
+    """No new tensor of the maps' size is saved for the backward pass."""
     logits, target = sample(2, 3, 4, 5)
     logits.requires_grad_()
     kept = []
@@ -287,7 +288,7 @@ def test_keeps_its_arguments_and_a_number() -> None:
     assert [t.data_ptr() for t in kept if t.dim() > 0] == [logits.data_ptr(), target.data_ptr()]
 
 
-def test_a_module_with_it_can_be_copied() -> None:
+def test_module_that_uses_it_can_be_copied() -> None:
     class Loss(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -323,7 +324,7 @@ def test_bad_input(change, error, message: str) -> None:
 
 
 @needs_compiled
-def test_kernels_refuse_what_they_cannot_read() -> None:
+def test_bad_input_of_operators() -> None:
     logits, target = sample(2, 3, 4, 5)
     one, count = torch.ones(()), torch.ones((), dtype=torch.int64)
     for bad in ((logits, target.double()), (logits, target[:1]), (logits.double(), target), (logits, target.half())):
@@ -338,7 +339,7 @@ def test_kernels_refuse_what_they_cannot_read() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_cuda_is_deterministic_and_does_not_wait(dtype) -> None:
+def test_cuda_is_deterministic_without_synchronisation(dtype) -> None:
     logits, target = sample(4, 80, 64, 64, dtype=dtype, device="cuda")
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")

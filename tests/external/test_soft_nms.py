@@ -1,5 +1,5 @@
-"""Soft-NMS: the C code and its stand-in in Python, against the golden vectors, each other, and cases worked out by
-hand.
+"""Soft-NMS: the C code and its fallback in Python, compared with the released implementation's recorded outputs, with
+each other and with cases computed by hand.
 """
 
 import math
@@ -33,7 +33,7 @@ def random_boxes(n: int, seed: int, spread: float = 40.0) -> np.ndarray:
 
 
 def test_golden_soft_nms(goldens: Path, implementation: str) -> None:
-    """Equal to the last bit: stale tail rows, float32 rounding and all."""
+    """Equal to the last bit, including float32 rounding and the stale rows."""
     arrays = np.load(goldens / "soft_nms.npz")
     checked = 0
     for key in arrays:
@@ -81,8 +81,8 @@ def test_python_equals_compiled(n, classes, seed, spread, method, sigma, overlap
     np.testing.assert_allclose(found.boxes, python.boxes, rtol=1e-6, atol=0)
 
 
-def test_classes_apart(implementation: str) -> None:
-    """One call for all classes is a call for each of them, by label, boxes in the order in which they were given."""
+def test_classes_are_independent(implementation: str) -> None:
+    """One call for all classes equals one call per class, in the order of the labels."""
     boxes, labels = random_boxes(200, 3), np.random.RandomState(3).choice([7, -2, 0, 10**12], 200)
     for function in (soft_nms, soft_nms_merge):
         found = function(boxes, labels)
@@ -95,11 +95,11 @@ def test_classes_apart(implementation: str) -> None:
 
 @needs_compiled
 def test_exponential() -> None:
-    """The decay of the compiled code is the C library's exponential, rounded to float32, to the last bit."""
+    """The compiled decay equals the C library's exponential, rounded to float32, to the last bit."""
     random = np.random.RandomState(0)
     width = np.concatenate([random.uniform(0, 100, 20_000), np.arange(1, 400)]).astype(np.float32)
     for sigma in (0.5, 0.004, 1e-3):
-        pairs = np.zeros((len(width), 2, 5), np.float32)  # [0, 99] x [0, 99] and a box within it, of 1..100 x 100
+        pairs = np.zeros((len(width), 2, 5), np.float32)  # a box [0, 99] x [0, 99], and one of a smaller width in it
         pairs[:, :, 2:4] = 99
         pairs[:, 1, 2] = width
         pairs[:, :, 4] = 1, 0.5
@@ -110,7 +110,7 @@ def test_exponential() -> None:
 
 
 def test_two_boxes(implementation: str) -> None:
-    # with +1, both are 10 x 10; they share 5 x 10: IoU 1/3
+    # with 1 added to widths and heights, both are 10 x 10 and intersect in 5 x 10: the IoU is 1/3
     boxes = np.array([[5, 0, 14, 9, 0.5, 0.2, 0.4], [0, 0, 9, 9, 0.8, 0.6, 0.1]])
     third = 1 / 3
     for method, decay in [("hard", 0.0), ("linear", 1 - third), ("gaussian", math.exp(-(third**2) / 0.5))]:
@@ -122,7 +122,7 @@ def test_two_boxes(implementation: str) -> None:
         np.testing.assert_array_equal(rows[:, 5:], boxes[:, 5:].astype(np.float32))  # corner scores do not move
 
         merged = soft_nms_merge(boxes, method=method, overlap=0.3, exponent=2).boxes
-        # the corner scores belong to the row, not the box: the kept box weighs 0.2 and 0.4
+        # corner scores stay in their row: the weights of the kept box are 0.2 and 0.4
         weight = (1 - decay) ** 2
         assert merged[0, 0] == pytest.approx((0.2 * 0 + weight * 0.6 * 5) / (0.2 + weight * 0.6), rel=1e-5)
         assert merged[0, 2] == pytest.approx((0.4 * 9 + weight * 0.1 * 14) / (0.4 + weight * 0.1), rel=1e-5)
@@ -138,11 +138,11 @@ def test_boxes_apart_and_touching(implementation: str) -> None:
     np.testing.assert_array_equal(rows, boxes.astype(np.float32))
 
 
-def test_degenerate(implementation: str) -> None:
+def test_degenerate_boxes(implementation: str) -> None:
     for function in (soft_nms, soft_nms_merge):
         rows, labels, kept = function(np.zeros((0, 7)))
         assert rows.shape == (0, 7) and rows.dtype == np.float32 and labels.shape == kept.shape == (0,)
-        zeros = np.zeros((5, 7))  # five identical points, scores 0
+        zeros = np.zeros((5, 7))  # five identical points with scores of 0
         rows, _, kept = function(zeros, floor=0.001)
         assert np.isfinite(rows).all() and kept.tolist() == [True] + [False] * 4
         inverted = np.array([[9, 9, 0, 0, 0.5, 0.1, 0.1], [9, 9, 0, 0, 0.4, 0.1, 0.1]])
@@ -153,7 +153,7 @@ def test_degenerate(implementation: str) -> None:
     np.testing.assert_allclose(rows[0, :4], [1, 2, 30, 40])
 
 
-def test_input_is_left_alone(implementation: str) -> None:
+def test_input_is_not_modified(implementation: str) -> None:
     boxes = random_boxes(20, 1)
     before = boxes.copy()
     rows = soft_nms_merge(boxes).boxes
@@ -174,7 +174,7 @@ def test_input_is_left_alone(implementation: str) -> None:
         (soft_nms, np.zeros((1, 5), complex), {}, "real numbers"),
         (soft_nms, np.array([[0, 0, 1, 1, 0.5], [0, 0, np.nan, 1, 0.5]]), {}, "finite boxes.*row 1"),
         (soft_nms, np.array([[0, 0, 1e300, 1, 0.5]]), {}, "finite boxes.*row 0"),
-        (soft_nms, np.array([[-1e16, 0, 1e16, 1, 0.5]]), {}, "within 1e\\+15.*row 0"),
+        (soft_nms, np.array([[-1e16, 0, 1e16, 1, 0.5]]), {}, "up to 1e\\+15.*row 0"),
         (
             soft_nms,
             np.zeros((1, 5)),
@@ -200,7 +200,7 @@ def test_one_warning_without_module(tmp_path: Path) -> None:
     (target.parent / "__init__.py").touch()
     (target / "__init__.py").write_text((source / "__init__.py").read_text())
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"  # before this repository, should it be installed
+        "import sys; sys.path.insert(0, sys.argv[1])\n"  # before this repository, which may be installed
         "from external.soft_nms import soft_nms\n"
         "import external.soft_nms\n"
         "print(*soft_nms([[0, 0, 9, 9, 0.5]]).kept)"

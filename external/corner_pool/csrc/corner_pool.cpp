@@ -1,4 +1,4 @@
-// The operators on the CPU. Schemas, gradients and fake kernels are registered in ../__init__.py.
+// The operators for CPU tensors. ../__init__.py registers schemas, gradients and fake kernels.
 #include <algorithm>
 #include <memory>
 
@@ -7,12 +7,12 @@
 namespace corner_pool {
 namespace {
 
-constexpr int64_t kElementsPerThread = 16384;  // below, one thread does it all: about 10 us of work
-constexpr int64_t kColumns = 16384;            // lines side by side in one work item, at most: state within L2
-constexpr int64_t kFewColumns = 2048;          // and at least, where there are as many: whole pages
-constexpr int64_t kScratch = 192 * 1024;       // bytes of a gradient's scratch: within L2
+constexpr int64_t kElementsPerThread = 16384;  // smallest share of a thread, about 10 us of work
+constexpr int64_t kMaxColumns = 16384;         // most columns per work item, so that the scan state fits into L2
+constexpr int64_t kMinColumns = 2048;          // fewest, if the tensor has as many, so that an item reads whole pages
+constexpr int64_t kScratchBytes = 192 * 1024;  // scratch of the backward kernel, fits into L2
 
-// f(item, scratch) for each of the items, on all threads.
+// Calls f(item, scratch) for each item, on all threads. elements: of the whole tensor.
 template <typename F>
 void for_items(int64_t items, int64_t elements, int64_t scratch_bytes, const F& f) {
   const int64_t grain = std::max<int64_t>(1, kElementsPerThread * items / std::max<int64_t>(1, elements));
@@ -22,7 +22,7 @@ void for_items(int64_t items, int64_t elements, int64_t scratch_bytes, const F& 
   });
 }
 
-int64_t pieces(int64_t size, int64_t piece) { return (size + piece - 1) / piece; }
+int64_t ceil_div(int64_t size, int64_t piece) { return (size + piece - 1) / piece; }
 
 Tensor pool(const Tensor& x, int64_t dim, int64_t scan_code) {
   check(x, dim, scan_code);
@@ -36,12 +36,13 @@ Tensor pool(const Tensor& x, int64_t dim, int64_t scan_code) {
   const int64_t size = input.element_size();
   const auto in = static_cast<const char*>(input.const_data_ptr());
   const auto out = static_cast<char*>(output.mutable_data_ptr());
-  // Rows are planes of their own that lie one behind the other, columns are planes of one column of pixels.
+  // A scan over contiguous lines (inner == 1) treats a block of lines as a plane that is scanned over its width. Other
+  // scans treat a block of columns as a plane with one pixel per row, which is scanned over its height.
   const int64_t rows = std::max<int64_t>(1, kElementsPerThread / length);
-  const int64_t parts = pieces(torch::stable::get_num_threads(), outer);
-  const int64_t width = std::clamp(pieces(inner, parts), kFewColumns, kColumns);
-  const int64_t chunks = inner == 1 ? 1 : pieces(inner, width);
-  const int64_t items = inner == 1 ? pieces(outer, rows) : outer * chunks;
+  const int64_t parts = ceil_div(torch::stable::get_num_threads(), outer);
+  const int64_t width = std::clamp(ceil_div(inner, parts), kMinColumns, kMaxColumns);
+  const int64_t chunks = inner == 1 ? 1 : ceil_div(inner, width);
+  const int64_t items = inner == 1 ? ceil_div(outer, rows) : outer * chunks;
   const auto start = [&, length = length, inner = inner](int64_t item) {
     return inner == 1 ? item * rows * length : item / chunks * length * inner + item % chunks * width;
   };
@@ -71,11 +72,11 @@ Tensor pool_sum(const Tensor& a, int64_t a_scan, const Tensor& b, int64_t b_scan
   if (first.numel() == 0) return output;
   const int64_t batch = a.size(0), channels = a.size(1), height = a.size(2), width = a.size(3);
   const bool channels_last = layout == MemoryFormat::ChannelsLast;
-  // In channels_last, where the images are too few for the threads, channels are dealt out as well: at least a cache
-  // line's worth. Whole pixels are read and written faster than parts of them.
-  const int64_t parts = pieces(torch::stable::get_num_threads(), batch);
-  const int64_t chunk = channels_last ? std::max<int64_t>(32, pieces(channels, parts)) : 1;
-  const int64_t chunks = pieces(channels, chunk), size = first.element_size();
+  // In channels_last, channels are divided among the threads as well if there are fewer images than threads. An item
+  // gets at least one cache line of channels. Whole pixels are read and written faster than parts of pixels.
+  const int64_t parts = ceil_div(torch::stable::get_num_threads(), batch);
+  const int64_t chunk = channels_last ? std::max<int64_t>(32, ceil_div(channels, parts)) : 1;
+  const int64_t chunks = ceil_div(channels, chunk), size = first.element_size();
   const auto in_a = static_cast<const char*>(first.const_data_ptr());
   const auto in_b = static_cast<const char*>(second.const_data_ptr());
   const auto out = static_cast<char*>(output.mutable_data_ptr());
@@ -86,8 +87,8 @@ Tensor pool_sum(const Tensor& a, int64_t a_scan, const Tensor& b, int64_t b_scan
   const int64_t items = batch * chunks;
   for_items(items, first.numel(), (width + 1) * chunk * size, [&](int64_t item, void* scratch) {
     const int64_t at = start(item), next = item + 1 < items ? start(item + 1) - at : 0;
-    const int64_t some = std::min(chunk, channels - item % chunks * chunk);
-    const Plane plane = channels_last ? Plane{height, width * channels, width, channels, some, next}
+    const int64_t item_channels = std::min(chunk, channels - item % chunks * chunk);
+    const Plane plane = channels_last ? Plane{height, width * channels, width, channels, item_channels, next}
                                       : Plane{height, width, width, 1, 1, next};
     kernel(in_a + at * size, static_cast<Scan>(a_scan), in_b + at * size, static_cast<Scan>(b_scan), out + at * size,
            plane, scratch);
@@ -109,15 +110,18 @@ Tensor pool_backward(const Tensor& grad, const Tensor& x, int64_t dim, int64_t s
   const auto in = static_cast<const char*>(input.const_data_ptr());
   const auto g = static_cast<const char*>(upstream.const_data_ptr());
   const auto out = static_cast<char*>(output.mutable_data_ptr());
-  // lines of one work item: as many as the scratch is for
-  const int64_t bytes = (length + 2) * std::max<int64_t>(4, size) + length + 1;
-  const int64_t together = inner == 1 ? 64 : std::clamp<int64_t>(kScratch / bytes / 64 * 64, 64, kColumns);
-  const int64_t side = inner == 1 ? outer : inner, groups = inner == 1 ? 1 : outer, chunks = pieces(side, together);
-  for_items(groups * chunks, input.numel(), kScratch, [&, length = length, inner = inner](int64_t item, void* scratch) {
-    const int64_t line = item % chunks * together, lines = std::min(together, side - line);
+  // A work item has as many columns as fit into the scratch.
+  const int64_t bytes = (length + 2) * std::max<int64_t>(4, size) + length + 1;  // scratch per line
+  const int64_t columns_per_item = std::clamp<int64_t>(kScratchBytes / bytes / 64 * 64, 64, kMaxColumns);
+  const int64_t lines_per_item = inner == 1 ? 64 : columns_per_item;
+  const int64_t side = inner == 1 ? outer : inner, groups = inner == 1 ? 1 : outer;
+  const int64_t chunks = ceil_div(side, lines_per_item);
+  const auto run = [&, length = length, inner = inner](int64_t item, void* scratch) {
+    const int64_t line = item % chunks * lines_per_item, lines = std::min(lines_per_item, side - line);
     const int64_t start = (inner == 1 ? line * length : item / chunks * length * inner + line) * size;
-    kernel(g + start, in + start, out + start, lines, length, inner, scan, scratch, kScratch);
-  });
+    kernel(g + start, in + start, out + start, lines, length, inner, scan, scratch, kScratchBytes);
+  };
+  for_items(groups * chunks, input.numel(), kScratchBytes, run);
   return output;
 }
 

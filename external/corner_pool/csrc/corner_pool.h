@@ -1,4 +1,4 @@
-// What the CPU and CUDA parts share: checks of arguments and how kernels see a tensor.
+// Shared by the CPU and CUDA operators: argument checks, and the tensor layout that the kernels work on.
 #pragma once
 
 #include "../../native.h"
@@ -10,7 +10,7 @@ using native::layout_of;
 using native::MemoryFormat;
 using native::Tensor;
 
-// For memory's sake; messages for users come from ../__init__.py.
+// These checks keep memory accesses in bounds. The checks with messages for users are in ../__init__.py.
 inline void check(const Tensor& x, int64_t dim, int64_t scan) {
   STD_TORCH_CHECK(x.dim() == 4, "corner pooling expects a 4-D tensor (B, C, H, W), got ", x.dim(), "-D");
   STD_TORCH_CHECK(dim == 2 || dim == 3, "corner pooling scans dim 2 (height) or 3 (width), got dim ", dim);
@@ -21,7 +21,7 @@ inline void check_same(const Tensor& a, const Tensor& b, const char* what) {
   const auto sizes = a.sizes(), others = b.sizes();
   STD_TORCH_CHECK(sizes.size() == others.size() && std::equal(sizes.begin(), sizes.end(), others.begin()) &&
                       a.scalar_type() == b.scalar_type() && a.device() == b.device(),
-                  "corner pooling's ", what, " must have one shape, dtype and device");
+                  "corner pooling: ", what, " must have the same shape, dtype and device");
 }
 
 inline Format format_of(const Tensor& x) {
@@ -36,10 +36,10 @@ inline Format format_of(const Tensor& x) {
   }
 }
 
-// Lines in memory: `outer` groups of `inner` lines side by side (one behind the other if inner is 1), of `length`
-// elements that are `inner` apart. In a contiguous (B, C, H, W) tensor a scan over H has outer = B*C, inner = W, and
-// one over W has outer = B*C*H, inner = 1; in channels_last (stored as B, H, W, C) they have outer = B, inner = W*C and
-// outer = B*H, inner = C.
+// The lines of a tensor in memory: `outer` groups of `inner` interleaved lines. A line has `length` elements that are
+// `inner` elements apart; if inner is 1, the lines are contiguous.
+//   contiguous (B, C, H, W):              scan over H: outer = B*C, inner = W;   over W: outer = B*C*H, inner = 1
+//   channels_last (stored as B, H, W, C): scan over H: outer = B,   inner = W*C; over W: outer = B*H,   inner = C
 struct Lines {
   int64_t outer, length, inner;
 };

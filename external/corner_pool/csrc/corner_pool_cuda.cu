@@ -1,5 +1,5 @@
-// The operators on CUDA devices. Gradients are added up in scan order, without atomics: deterministic, and equal to the
-// CPU's. Index arithmetic is in 64 bits throughout.
+// The operators for CUDA tensors. Gradients are summed in scan order without atomics, so that they are deterministic
+// and equal to those of the CPU kernels. All indices are 64-bit.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -10,13 +10,13 @@ namespace corner_pool {
 namespace {
 
 constexpr int kThreads = 256;               // per block, one thread per column
-constexpr int kAhead = 8;                   // elements of a column read before they are needed
+constexpr int kAhead = 8;                   // elements of a column that are loaded at once
 constexpr int kTile = 32;                   // a warp's tile: 32 rows by 32 steps
-constexpr int kWarps = 2;                   // per block of the row kernels: padded double tiles fit into 48 KiB
-constexpr int64_t kMaxBlocks = 65535 * 16;  // further work is reached by striding
+constexpr int kWarps = 2;                   // warps per block of the row kernels: padded double tiles fit into 48 KiB
+constexpr int64_t kMaxBlocks = 65535 * 16;  // larger tensors are covered by grid-stride loops
 
-// Whether a value met later in the scan takes over from the best so far: an equal one does not; a NaN does, and is
-// never taken over from.
+// Whether a later value in the scan replaces the maximum so far. An equal value does not. A NaN replaces a number, and
+// nothing replaces a NaN.
 template <typename Wide>
 __device__ __forceinline__ bool takes_over(Wide value, Wide best) {
   return value > best || (value != value && best == best);
@@ -27,9 +27,9 @@ __device__ __forceinline__ Wide wide(T value) {
   return static_cast<Wide>(value);
 }
 
-// y = or += value
+// *y = value, or *y += value
 template <bool Add, typename Wide, typename T>
-__device__ __forceinline__ void put(Wide value, T* y) {
+__device__ __forceinline__ void write_value(Wide value, T* y) {
   *y = static_cast<T>(Add ? wide<Wide>(*y) + value : value);
 }
 
@@ -37,7 +37,7 @@ __device__ __forceinline__ int64_t first_of_grid() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
 
-// Lines side by side, one thread each: neighbouring threads read neighbouring addresses.
+// Interleaved lines, one thread per line: neighbouring threads access neighbouring addresses.
 template <typename T, typename Wide, bool Add>
 __global__ void __launch_bounds__(kThreads) pool_columns(const T* __restrict__ x, T* __restrict__ y, Lines lines,
                                                          Scan scan) {
@@ -57,17 +57,17 @@ __global__ void __launch_bounds__(kThreads) pool_columns(const T* __restrict__ x
         if (start + k >= lines.length) break;
         if (takes_over(values[k], best)) best = values[k];
         if (scan != Scan::kWhole) {
-          put<Add>(best, y + base + position(start + k, lines.length, scan) * lines.inner);
+          write_value<Add>(best, y + base + position(start + k, lines.length, scan) * lines.inner);
         }
       }
     }
     if (scan != Scan::kWhole) continue;
-    for (int64_t i = 0; i < lines.length; ++i) put<Add>(best, y + base + i * lines.inner);
+    for (int64_t i = 0; i < lines.length; ++i) write_value<Add>(best, y + base + i * lines.inner);
   }
 }
 
-// grad_x comes zeroed: only elements that begin a run are written. Of a whole line, the last element that holds the
-// maximum has the whole sum.
+// grad_x must be zeroed: only the elements that receive a gradient are written. In a scan of a whole line that is the
+// last element that attains the maximum.
 template <typename T, typename Wide>
 __global__ void __launch_bounds__(kThreads)
     backward_columns(const T* __restrict__ grad, const T* __restrict__ x, T* __restrict__ grad_x, Lines lines,
@@ -81,10 +81,10 @@ __global__ void __launch_bounds__(kThreads)
     for (int64_t i = 0; i < lines.length; ++i) {
       const int64_t at = base + position(i, lines.length, scan) * lines.inner;
       const Wide value = wide<Wide>(x[at]), g = wide<Wide>(grad[at]);
-      const bool takes = i == 0 || takes_over(value, best) || (whole && (value == best || value != value));
-      if (takes && i > 0 && !whole) grad_x[winner] = static_cast<T>(sum);
-      sum = i == 0 || (takes && !whole) ? g : sum + g;
-      if (takes) {
+      const bool replaces = i == 0 || takes_over(value, best) || (whole && (value == best || value != value));
+      if (replaces && i > 0 && !whole) grad_x[winner] = static_cast<T>(sum);
+      sum = i == 0 || (replaces && !whole) ? g : sum + g;
+      if (replaces) {
         winner = at;
         best = value;
       }
@@ -93,8 +93,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Lines one behind the other: a warp takes 32. It reads and writes tiles of 32 rows by 32 steps along the rows
-// (coalesced) and scans them across, one row per lane. Tiles are padded by one column against bank conflicts.
+// Contiguous lines: a warp processes 32 of them. It loads and stores tiles of 32 rows by 32 steps along the rows
+// (coalesced), and scans a tile with one row per lane. Tiles are padded by one column to avoid bank conflicts.
 template <typename T, typename Wide, bool Add>
 __global__ void __launch_bounds__(kTile* kWarps)
     pool_rows(const T* __restrict__ x, T* __restrict__ y, int64_t rows, int64_t length, Scan scan) {
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kTile* kWarps)
   for (int64_t row = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.y) * kTile; row < rows; row += stride) {
     const int height = static_cast<int>(min(static_cast<int64_t>(kTile), rows - row));
     Wide best = 0;
-    // A whole line is read to its end first, then written
+    // For a whole line, the first pass computes the maximum and the second writes it
     for (int pass = scan == Scan::kWhole ? 0 : 1; pass < 2; ++pass) {
       for (int64_t step = 0; step < length; step += kTile) {
         const int width = static_cast<int>(min(static_cast<int64_t>(kTile), length - step));
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kTile* kWarps)
         }
         __syncwarp();
         if (lane < width && pass == 1) {
-          for (int r = 0; r < height; ++r) put<Add>(tile[r][lane], y + at + r * length);
+          for (int r = 0; r < height; ++r) write_value<Add>(tile[r][lane], y + at + r * length);
         }
         __syncwarp();
       }
@@ -164,10 +164,10 @@ __global__ void __launch_bounds__(kTile* kWarps)
         for (int s = 0; s < width; ++s) {
           const Wide value = values[lane][s], g = grads[lane][s];
           const bool first = step == 0 && s == 0;
-          const bool takes = first || takes_over(value, best) || (whole && (value == best || value != value));
-          if (takes && !first && !whole) out[winner] = static_cast<T>(sum);
-          sum = first || (takes && !whole) ? g : sum + g;
-          if (takes) {
+          const bool replaces = first || takes_over(value, best) || (whole && (value == best || value != value));
+          if (replaces && !first && !whole) out[winner] = static_cast<T>(sum);
+          sum = first || (replaces && !whole) ? g : sum + g;
+          if (replaces) {
             winner = position(step + s, length, scan);
             best = value;
           }
@@ -183,7 +183,7 @@ unsigned int blocks_for(int64_t work, int64_t per_block) {
   return static_cast<unsigned int>(std::min(kMaxBlocks, (work + per_block - 1) / per_block));
 }
 
-// y = or += x scanned over a dimension; both are dense in the layout.
+// y = x scanned over a dimension, or y += that. Both tensors are dense in the given memory format.
 template <bool Add>
 void run_pool(const Tensor& x, int64_t dim, Scan scan, MemoryFormat layout, Tensor& y) {
   const Lines lines = lines_of(x, dim, layout);

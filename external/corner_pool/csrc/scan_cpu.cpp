@@ -1,4 +1,4 @@
-// The CPU kernels, compiled for several instruction sets, and the choice among them at run time.
+// Compiles the CPU kernels for several instruction sets and selects one at run time.
 #include <cstring>
 #include <type_traits>
 #include <utility>

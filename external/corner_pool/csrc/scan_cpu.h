@@ -1,7 +1,8 @@
-// CPU kernels on plain pointers. No include guard: scan_cpu.cpp includes it once per instruction set, with VECTOR_BYTES
-// (see vectors.h) and SCAN_SHUFFLE16, whether it can shuffle 16-bit elements across a whole vector.
+// The CPU kernels. There is no include guard: scan_cpu.cpp includes this file once per instruction set. It defines
+// VECTOR_BYTES (see vectors.h) and SCAN_SHUFFLE16: whether 16-bit elements can be shuffled across a whole vector.
 #include "../../vectors.h"
 
+// The number of lanes in scans along contiguous elements, which shuffle vectors.
 #ifdef VECTOR_BYTES
 template <typename T>
 constexpr int row_lanes = sizeof(T) > 2 || SCAN_SHUFFLE16 ? lanes<T> : 16 / static_cast<int>(sizeof(T));
@@ -10,7 +11,7 @@ template <typename T>
 constexpr int row_lanes = 1;
 #endif
 
-// The signed integer as wide as a type: what comparing vectors gives, and what selects their lanes.
+// The signed integer type of a given size: the element type of vector comparisons and of shuffle indices.
 template <int Bytes>
 struct IntegerOf;
 template <>
@@ -28,13 +29,13 @@ struct IntegerOf<8> {
 template <typename T>
 using Integer = typename IntegerOf<sizeof(T)>::type;
 
-// What a comparison gave, kept in at most L bytes.
+// Stores the result of a comparison of L lanes in at most L bytes.
 template <int L, typename I>
 inline void store_mask(int8_t* to, I mask) {
 #if VECTOR_BYTES == 64
   if constexpr (sizeof mask == 64) {
-    const auto bits = L == 16 ? static_cast<uint16_t>(_mm512_movepi32_mask(as<__m512i>(mask)))
-                              : static_cast<uint16_t>(_mm512_movepi64_mask(as<__m512i>(mask)));
+    const auto bits = L == 16 ? static_cast<uint16_t>(_mm512_movepi32_mask(bit_cast<__m512i>(mask)))
+                              : static_cast<uint16_t>(_mm512_movepi64_mask(bit_cast<__m512i>(mask)));
     std::memcpy(to, &bits, sizeof bits);
     return;
   }
@@ -48,15 +49,15 @@ inline Vec<I, L> load_mask(const int8_t* from) {
   if constexpr (sizeof(Vec<I, L>) == 64) {
     uint16_t bits;
     std::memcpy(&bits, from, sizeof bits);
-    return as<Vec<I, L>>(L == 16 ? _mm512_movm_epi32(bits) : _mm512_movm_epi64(static_cast<uint8_t>(bits)));
+    return bit_cast<Vec<I, L>>(L == 16 ? _mm512_movm_epi32(bits) : _mm512_movm_epi64(static_cast<uint8_t>(bits)));
   }
 #endif
   return convert<I, L>(load<int8_t, L>(from));
 }
 
-// Numbers that already are what sums are kept in.
+// The format of values that are already in their accumulation type.
 template <typename T>
-struct Plain {
+struct Unconverted {
   using Bits = T;
   using Wide = T;
   template <int L>
@@ -69,8 +70,9 @@ struct Plain {
   }
 };
 
-// Maxima are taken over keys: integers in the order of the floating values (-0 before 0), every NaN the largest, so
-// that NaNs take over for good. from_key is to_key's inverse but for the NaNs, which become one.
+// Maxima are computed on keys: integers in the same order as the floating-point values, with -0 before +0. Every NaN
+// has the largest key, so that a maximum that includes a NaN is NaN. from_key inverts to_key, except that all NaNs
+// become the same one.
 template <typename Bits>
 constexpr Bits largest_key = static_cast<Bits>(~(uint64_t(1) << (sizeof(Bits) * 8 - 1)));
 template <typename Bits>
@@ -85,12 +87,12 @@ template <typename F, int L, typename Bits = typename F::Bits>
 inline Vec<Bits, L> to_key(Vec<Bits, L> bits) {
   const Vec<Bits, L> magnitude = bits & largest_key<Bits>;
   const Vec<Bits, L> key = from_key<L, Bits>(bits);
-  return magnitude > F::infinity ? all<Bits, L>(largest_key<Bits>) : key;
+  return magnitude > F::infinity ? splat<Bits, L>(largest_key<Bits>) : key;
 }
 
-// y = the values of keys, or their sum with those of other keys, in the format's arithmetic.
+// y = the values of keys, or (Add) the sum of the values of two keys, in the arithmetic of the format.
 template <typename F, bool Add, int L, typename Bits = typename F::Bits>
-inline void put(Vec<Bits, L> key, const Bits* other, Bits* y) {
+inline void write_values(Vec<Bits, L> key, const Bits* other, Bits* y) {
   Vec<Bits, L> bits = from_key<L, Bits>(key);
   if constexpr (Add) {
     const Vec<Bits, L> more = from_key<L, Bits>(load<Bits, L>(other));
@@ -99,13 +101,13 @@ inline void put(Vec<Bits, L> key, const Bits* other, Bits* y) {
   store<L>(y, bits);
 }
 
-// Adding takes wide values, as many together as fit.
+// The number of lanes for write_values. Sums are computed in the accumulation type, of which fewer values fit.
 template <typename F, bool Add>
-constexpr int put_lanes = Add ? lanes<typename F::Wide> : lanes<typename F::Bits>;
+constexpr int write_lanes = Add ? lanes<typename F::Wide> : lanes<typename F::Bits>;
 
-// state = max(state, x), for n neighbours.
+// state = max(state, x), for n contiguous elements. x holds values, state holds keys.
 template <typename F, int L, typename Bits = typename F::Bits>
-inline Vec<Bits, L> absorb(const Bits* x, Bits* state) {
+inline Vec<Bits, L> update_max(const Bits* x, Bits* state) {
   const Vec<Bits, L> key = to_key<F, L>(load<Bits, L>(x)), before = load<Bits, L>(state);
   const Vec<Bits, L> best = key > before ? key : before;
   store<L>(state, best);
@@ -113,30 +115,29 @@ inline Vec<Bits, L> absorb(const Bits* x, Bits* state) {
 }
 
 template <typename F, typename Bits = typename F::Bits>
-inline void absorb(const Bits* x, Bits* state, int64_t n) {
+inline void update_max(const Bits* x, Bits* state, int64_t n) {
   constexpr int L = lanes<Bits>;
   int64_t k = 0;
-  for (; k + L <= n; k += L) absorb<F, L>(x + k, state + k);
-  for (; k < n; ++k) absorb<F, 1>(x + k, state + k);
+  for (; k + L <= n; k += L) update_max<F, L>(x + k, state + k);
+  for (; k < n; ++k) update_max<F, 1>(x + k, state + k);
 }
 
-// y = state (+ other)
+// y = state, or (Add) state + other, for n contiguous elements. state and other hold keys.
 template <typename F, bool Add, typename Bits = typename F::Bits>
-inline void emit(const Bits* state, const Bits* other, Bits* y, int64_t n) {
-  constexpr int L = put_lanes<F, Add>;
+inline void write_state(const Bits* state, const Bits* other, Bits* y, int64_t n) {
+  constexpr int L = write_lanes<F, Add>;
   int64_t k = 0;
-  for (; k + L <= n; k += L) put<F, Add, L>(load<Bits, L>(state + k), other + k, y + k);
-  for (; k < n; ++k) put<F, Add, 1>(state[k], other + k, y + k);
+  for (; k + L <= n; k += L) write_values<F, Add, L>(load<Bits, L>(state + k), other + k, y + k);
+  for (; k < n; ++k) write_values<F, Add, 1>(state[k], other + k, y + k);
 }
 
-// Both: a step of a scan.
+// One step of a scan: update_max, then write_state.
 template <typename F, bool Add, typename Bits = typename F::Bits>
-inline void step(const Bits* x, Bits* state, const Bits* other, Bits* y,
-                 int64_t n) {
-  constexpr int L = put_lanes<F, Add>;
+inline void scan_step(const Bits* x, Bits* state, const Bits* other, Bits* y, int64_t n) {
+  constexpr int L = write_lanes<F, Add>;
   int64_t k = 0;
-  for (; k + L <= n; k += L) put<F, Add, L>(absorb<F, L>(x + k, state + k), other + k, y + k);
-  for (; k < n; ++k) put<F, Add, 1>(absorb<F, 1>(x + k, state + k), other + k, y + k);
+  for (; k + L <= n; k += L) write_values<F, Add, L>(update_max<F, L>(x + k, state + k), other + k, y + k);
+  for (; k < n; ++k) write_values<F, Add, 1>(update_max<F, 1>(x + k, state + k), other + k, y + k);
 }
 
 template <typename Bits>
@@ -144,7 +145,7 @@ inline void clear(Bits* state, int64_t n) {
   for (int64_t k = 0; k < n; ++k) state[k] = smallest_key<Bits>;
 }
 
-// The lanes At::at(0), At::at(1), ... of a followed by b.
+// Result lane i is lane At::at(i) of the concatenation of a and b.
 template <typename At, typename T, int L, int... I>
 inline Vec<T, L> shuffle(Vec<T, L> a, Vec<T, L> b, std::integer_sequence<int, I...>) {
   if constexpr (L == 1) {
@@ -163,32 +164,33 @@ inline Vec<T, L> shuffle(Vec<T, L> a, Vec<T, L> b) {
   return shuffle<At, T, L>(a, b, std::make_integer_sequence<int, L>());
 }
 
-// The lane `By` steps back in the scan, or itself.
+// Shuffle: the lane `By` steps earlier in the scan, or the same lane if there is none.
 template <int L, int By, bool Reverse>
-struct Before {
+struct EarlierLane {
   static constexpr int at(int i) { return Reverse ? (i + By < L ? i + By : i) : (i - By >= 0 ? i - By : i); }
 };
+// Shuffle: one lane everywhere.
 template <int Lane>
 struct Broadcast {
   static constexpr int at(int) { return Lane; }
 };
 
-// Running maximum within a vector, in log2(L) steps.
+// The running maximum within a vector (prefix scan), in log2(L) steps.
 template <typename Bits, int L, bool Reverse, int By = 1>
 inline Vec<Bits, L> running_max(Vec<Bits, L> v) {
   if constexpr (By >= L) {
     return v;
   } else {
-    const Vec<Bits, L> before = shuffle<Before<L, By, Reverse>, Bits, L>(v, v);
+    const Vec<Bits, L> before = shuffle<EarlierLane<L, By, Reverse>, Bits, L>(v, v);
     return running_max<Bits, L, Reverse, 2 * By>(before > v ? before : v);
   }
 }
 
-// A scan along one line of n neighbours.
+// Scan along a line of n contiguous elements.
 template <typename F, bool Add, bool Reverse, typename Bits = typename F::Bits>
 inline void scan_row(const Bits* x, const Bits* other, Bits* y, int64_t n) {
-  constexpr int L = row_lanes<Bits>, Half = L < put_lanes<F, Add> ? L : put_lanes<F, Add>;
-  Vec<Bits, L> best = all<Bits, L>(smallest_key<Bits>);
+  constexpr int L = row_lanes<Bits>, Half = L < write_lanes<F, Add> ? L : write_lanes<F, Add>;
+  Vec<Bits, L> best = splat<Bits, L>(smallest_key<Bits>);
   int64_t done = 0;
   for (; done + L <= n; done += L) {
     const int64_t at = Reverse ? n - done - L : done;
@@ -197,12 +199,12 @@ inline void scan_row(const Bits* x, const Bits* other, Bits* y, int64_t n) {
     const Vec<Bits, L> last = shuffle<Broadcast<Reverse ? 0 : L - 1>, Bits, L>(here, here);
     best = last > best ? last : best;
     if constexpr (L == Half) {
-      put<F, Add, L>(keys, other + at, y + at);
+      write_values<F, Add, L>(keys, other + at, y + at);
     } else {
       Bits stored[L];
       store<L>(stored, keys);
       for (int k = 0; k < L; k += Half) {
-        put<F, Add, Half>(load<Bits, Half>(stored + k), other + at + k, y + at + k);
+        write_values<F, Add, Half>(load<Bits, Half>(stored + k), other + at + k, y + at + k);
       }
     }
   }
@@ -210,26 +212,26 @@ inline void scan_row(const Bits* x, const Bits* other, Bits* y, int64_t n) {
   store<L>(first, best);
   for (Bits state = first[0]; done < n; ++done) {
     const int64_t at = Reverse ? n - done - 1 : done;
-    put<F, Add, 1>(absorb<F, 1>(x + at, &state), other + at, y + at);
+    write_values<F, Add, 1>(update_max<F, 1>(x + at, &state), other + at, y + at);
   }
 }
 
-// The maximum of a line of n neighbours, everywhere on it.
+// Writes the maximum of a line of n contiguous elements to all its elements.
 template <typename F, bool Add, typename Bits = typename F::Bits>
 inline void max_of_row(const Bits* x, const Bits* other, Bits* y, int64_t n) {
-  constexpr int L = lanes<Bits>, P = put_lanes<F, Add>;
+  constexpr int L = lanes<Bits>, P = write_lanes<F, Add>;
   Bits state[L];
   clear(state, L);
   int64_t k = 0;
-  for (; k + L <= n; k += L) absorb<F, L>(x + k, state);
-  for (; k < n; ++k) absorb<F, 1>(x + k, state);
+  for (; k + L <= n; k += L) update_max<F, L>(x + k, state);
+  for (; k < n; ++k) update_max<F, 1>(x + k, state);
   Bits best = state[0];
   for (int i = 1; i < L; ++i) best = state[i] > best ? state[i] : best;
-  for (k = 0; k + P <= n; k += P) put<F, Add, P>(all<Bits, P>(best), other + k, y + k);
-  for (; k < n; ++k) put<F, Add, 1>(best, other + k, y + k);
+  for (k = 0; k + P <= n; k += P) write_values<F, Add, P>(splat<Bits, P>(best), other + k, y + k);
+  for (; k < n; ++k) write_values<F, Add, 1>(best, other + k, y + k);
 }
 
-// Ask for memory that is needed soon. The processor's own guesses fail where rows are visited backwards, or far apart.
+// Prefetches n elements. The hardware prefetcher does not recognise rows that are visited backwards or far apart.
 template <bool Write, typename T>
 inline void prefetch(const T* data, int64_t n) {
 #ifdef __GNUC__
@@ -237,23 +239,25 @@ inline void prefetch(const T* data, int64_t n) {
 #endif
 }
 
-constexpr int64_t kPixelsAhead = 8;
-constexpr int64_t kForeseen = 16384;  // bytes of a row from which on the processor is left to read ahead in it
+constexpr int64_t kPixelsAhead = 8;                // prefetch distance in reverse scans, in pixels
+constexpr int64_t kHardwarePrefetchBytes = 16384;  // rows of this size or larger are left to the hardware prefetcher
 
-// A row of a plane, scanned over its width, + other: keys of its pixels, one behind the other, which take in the row
-// above if that is not null. (Here, so that they are at hand when they are added.)
+// Scans one row of a plane over its width. With Add, the values of `other` are added: the keys of the scan over the
+// height, for all pixels of the row without gaps. If `above` is not null, it is this row of the input of the scan over
+// the height, and `other` is first updated with it. This is done here so that `other` is in registers or L1 when it is
+// added. state: the keys of plane.channels elements.
 template <typename F, bool Add, typename Bits = typename F::Bits>
 inline void pool_row(const Bits* x, Scan scan, const Bits* above, Bits* other, Bits* y, const Plane& plane,
                      Bits* state) {
   const int64_t n = plane.channels, pixel = plane.pixel, width = plane.width;
   if (pixel == 1) {
-    if (above != nullptr) absorb<F>(above, other, width);
+    if (above != nullptr) update_max<F>(above, other, width);
     if (scan == Scan::kWhole) return max_of_row<F, Add>(x, other, y, width);
     return scan == Scan::kReverse ? scan_row<F, Add, true>(x, other, y, width)
                                   : scan_row<F, Add, false>(x, other, y, width);
   }
   clear(state, n);
-  for (int64_t w = 0; scan == Scan::kWhole && w < width; ++w) absorb<F>(x + w * pixel, state, n);
+  for (int64_t w = 0; scan == Scan::kWhole && w < width; ++w) update_max<F>(x + w * pixel, state, n);
   for (int64_t i = 0; i < width; ++i) {
     const int64_t w = position(i, width, scan);
     if (scan == Scan::kReverse && w >= kPixelsAhead) {
@@ -262,16 +266,16 @@ inline void pool_row(const Bits* x, Scan scan, const Bits* above, Bits* other, B
       if (above != nullptr) prefetch<false>(above + at, n);
       prefetch<true>(y + at, n);
     }
-    if (above != nullptr) absorb<F>(above + w * pixel, other + w * n, n);
+    if (above != nullptr) update_max<F>(above + w * pixel, other + w * n, n);
     if (scan == Scan::kWhole) {
-      emit<F, Add>(state, other + w * n, y + w * pixel, n);
+      write_state<F, Add>(state, other + w * n, y + w * pixel, n);
     } else {
-      step<F, Add>(x + w * pixel, state, other + w * n, y + w * pixel, n);
+      scan_step<F, Add>(x + w * pixel, state, other + w * n, y + w * pixel, n);
     }
   }
 }
 
-// See Kernels.
+// Implements Kernels::pool.
 template <typename F, typename Bits = typename F::Bits>
 void pool_plane(const void* a_data, Scan a_scan, const void* b_data, Scan b_scan, void* y_data, const Plane& plane,
                 void* scratch) {
@@ -284,7 +288,7 @@ void pool_plane(const void* a_data, Scan a_scan, const void* b_data, Scan b_scan
   if (a != nullptr) clear(state, n);
   if (a != nullptr && whole) {
     for (int64_t h = 0; h < plane.height; ++h) {
-      for (int64_t i = 0; i < pieces; ++i) absorb<F>(a + h * plane.row + i * plane.pixel, state + i * piece, piece);
+      for (int64_t i = 0; i < pieces; ++i) update_max<F>(a + h * plane.row + i * plane.pixel, state + i * piece, piece);
     }
   }
   for (int64_t step_h = 0; step_h < plane.height; ++step_h) {
@@ -295,7 +299,7 @@ void pool_plane(const void* a_data, Scan a_scan, const void* b_data, Scan b_scan
       soon -= plane.height;
       base = plane.next;
     }
-    if (bytes < kForeseen && soon < plane.height && (!next || base != 0)) {
+    if (bytes < kHardwarePrefetchBytes && soon < plane.height && (!next || base != 0)) {
       base += position(soon, plane.height, a_scan) * plane.row;
       for (int64_t i = 0; i < pieces; ++i) {
         const int64_t at = base + i * plane.pixel;
@@ -309,24 +313,28 @@ void pool_plane(const void* a_data, Scan a_scan, const void* b_data, Scan b_scan
     } else if (b != nullptr) {
       pool_row<F, false, Bits>(b + row, b_scan, nullptr, state, y + row, plane, state);
     } else if (whole) {
-      for (int64_t i = 0; i < pieces; ++i) emit<F, false>(state + i * piece, state, y + row + i * plane.pixel, piece);
+      for (int64_t i = 0; i < pieces; ++i) {
+        write_state<F, false>(state + i * piece, state, y + row + i * plane.pixel, piece);
+      }
     } else {
       for (int64_t i = 0; i < pieces; ++i) {
         const int64_t at = row + i * plane.pixel;
-        step<F, false>(a + at, state + i * piece, state, y + at, piece);
+        scan_step<F, false>(a + at, state + i * piece, state, y + at, piece);
       }
     }
   }
 }
 
-// Gradients. A line falls into runs: an element that takes over, and those after it up to the next that does. The
-// element has its run's sum, added up in scan order, the others have zero. A first pass in scan order keeps the sums so
-// far and where runs begin; a second one, backwards, finds the sum at each run's end and brings it to its beginning. Of
-// a whole line, there is one sum, and the last element that holds the maximum has it.
+// Gradients. A line is divided into runs. A run begins with an element that replaces the maximum so far, and ends
+// before the next such element. The gradient of a run's first element is the sum of the upstream gradients of the run,
+// in scan order; the gradient of all other elements is 0. The first pass goes in scan order. It stores the running sum
+// of each element's run, and a mask of the elements that begin a run. The second pass goes backwards. It takes the sum
+// from the last element of each run to the first. A whole-line scan has a single sum, which goes to the last element
+// that attains the maximum.
 
-// First pass, one step of L lines: sums and begins are this step's.
+// First pass, one step of L lines. best, sum: the state of the lines. sums, begins: the outputs of this step.
 template <typename F, bool First, bool Whole, int L, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
-inline void gather(const Bits* grad, const Bits* x, Wide* best, Wide* sum, Wide* sums, int8_t* begins) {
+inline void accumulate(const Bits* grad, const Bits* x, Wide* best, Wide* sum, Wide* sums, int8_t* begins) {
   using V = Vec<Wide, L>;
   using I = Vec<Integer<Wide>, L>;
   const V value = F::template value<L>(load<Bits, L>(x)), g = F::template value<L>(load<Bits, L>(grad));
@@ -334,35 +342,37 @@ inline void gather(const Bits* grad, const Bits* x, Wide* best, Wide* sum, Wide*
     store<L>(best, value);
     store<L>(sum, g);
     if (!Whole) store<L>(sums, g);
-    store_mask<L>(begins, all<Integer<Wide>, L>(-1));
+    store_mask<L>(begins, splat<Integer<Wide>, L>(-1));
   } else {
     const V before = load<Wide, L>(best), total = load<Wide, L>(sum);
-    // A NaN takes over from any number, nothing from a NaN; of a whole line, the last NaN or the last equal counts
-    I takes;
+    // A NaN replaces any number, and nothing replaces a NaN. In a whole-line scan an equal value and a further NaN
+    // replace the maximum as well, because the last one gets the gradient.
+    I replaces;
     if constexpr (Whole) {
-      takes = (value >= before) | (value != value);
+      replaces = (value >= before) | (value != value);
     } else {
-      takes = (value > before) | ((value != value) & (before == before));
+      replaces = (value > before) | ((value != value) & (before == before));
     }
     V now = total + g;
-    if constexpr (!Whole) now = takes ? g : now;
-    store<L>(best, takes ? value : before);
+    if constexpr (!Whole) now = replaces ? g : now;
+    store<L>(best, replaces ? value : before);
     store<L>(sum, now);
     if (!Whole) store<L>(sums, now);
-    store_mask<L>(begins, takes);
+    store_mask<L>(begins, replaces);
   }
 }
 
-// Second pass. ends: of the lines, whether the next step begins a run; of whole lines, whether the sum is still there.
+// Second pass, one step of L lines. ends: a mask per line, whether the following element begins a run; in a whole-line
+// scan, whether the sum has not been assigned yet.
 template <typename F, bool Whole, int L, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
-inline void settle(const Wide* sums, const int8_t* begins, int8_t* ends, Wide* sum, Bits* grad_x) {
+inline void distribute(const Wide* sums, const int8_t* begins, int8_t* ends, Wide* sum, Bits* grad_x) {
   using V = Vec<Wide, L>;
   using I = Vec<Integer<Wide>, L>;
-  const V none = all<Wide, L>(0);
+  const V none = splat<Wide, L>(0);
   const I begin = load_mask<Integer<Wide>, L>(begins), end = load_mask<Integer<Wide>, L>(ends);
   if constexpr (Whole) {
     store<L>(grad_x, F::template bits<L>((begin & end) != 0 ? load<Wide, L>(sum) : none));
-    store_mask<L>(ends, static_cast<I>(begin != 0 ? all<Integer<Wide>, L>(0) : end));
+    store_mask<L>(ends, static_cast<I>(begin != 0 ? splat<Integer<Wide>, L>(0) : end));
   } else {
     const V total = end != 0 ? load<Wide, L>(sums) : load<Wide, L>(sum);
     store<L>(sum, total);
@@ -371,33 +381,31 @@ inline void settle(const Wide* sums, const int8_t* begins, int8_t* ends, Wide* s
   }
 }
 
-// Both for n lines side by side.
+// The two passes for n interleaved lines.
 template <typename F, bool First, bool Whole, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
-inline void gather(const Bits* grad, const Bits* x, Wide* best,
-                   Wide* sum, Wide* sums, int8_t* begins, int64_t n) {
+inline void accumulate(const Bits* grad, const Bits* x, Wide* best, Wide* sum, Wide* sums, int8_t* begins, int64_t n) {
   constexpr int L = lanes<Wide>;
   int64_t k = 0;
   for (; k + L <= n; k += L) {
-    gather<F, First, Whole, L>(grad + k, x + k, best + k, sum + k, sums + k, begins + k);
+    accumulate<F, First, Whole, L>(grad + k, x + k, best + k, sum + k, sums + k, begins + k);
   }
-  for (; k < n; ++k) gather<F, First, Whole, 1>(grad + k, x + k, best + k, sum + k, sums + k, begins + k);
+  for (; k < n; ++k) accumulate<F, First, Whole, 1>(grad + k, x + k, best + k, sum + k, sums + k, begins + k);
 }
 
 template <typename F, bool Whole, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
-inline void settle(const Wide* sums, const int8_t* begins, int8_t* ends,
-                   Wide* sum, Bits* grad_x, int64_t n) {
+inline void distribute(const Wide* sums, const int8_t* begins, int8_t* ends, Wide* sum, Bits* grad_x, int64_t n) {
   constexpr int L = lanes<Wide>;
   int64_t k = 0;
-  for (; k + L <= n; k += L) settle<F, Whole, L>(sums + k, begins + k, ends + k, sum + k, grad_x + k);
-  for (; k < n; ++k) settle<F, Whole, 1>(sums + k, begins + k, ends + k, sum + k, grad_x + k);
+  for (; k + L <= n; k += L) distribute<F, Whole, L>(sums + k, begins + k, ends + k, sum + k, grad_x + k);
+  for (; k < n; ++k) distribute<F, Whole, 1>(sums + k, begins + k, ends + k, sum + k, grad_x + k);
 }
 
-// Scratch of n lines scanned together.
+// The scratch memory for n lines that are processed at the same time.
 template <typename Wide>
-struct Strips {
-  Wide *best, *sum, *sums;  // n, n, length * n
-  int8_t *ends, *begins;    // n, length * n
-  Strips(void* scratch, int64_t length, int64_t n)
+struct BackwardScratch {
+  Wide *best, *sum, *sums;  // sizes n, n, length * n
+  int8_t *ends, *begins;    // sizes n, length * n
+  BackwardScratch(void* scratch, int64_t length, int64_t n)
       : best(static_cast<Wide*>(scratch)),
         sum(best + n),
         sums(sum + n),
@@ -406,13 +414,13 @@ struct Strips {
   static int64_t bytes(int64_t length, int64_t n) { return n * ((length + 2) * int64_t(sizeof(Wide)) + length + 1); }
 };
 
-// n lines side by side, whose steps are `stride` elements apart.
+// Gradients of n interleaved lines, whose elements are `stride` elements apart.
 template <typename F, bool Whole, typename Bits = typename F::Bits>
 inline void backward_columns(const Bits* grad, const Bits* x, Bits* grad_x, int64_t length, int64_t stride, Scan scan,
                              int64_t n, void* scratch) {
-  const Strips<typename F::Wide> lines(scratch, length, n);
+  const BackwardScratch<typename F::Wide> lines(scratch, length, n);
   const int64_t ahead = 1 + 2048 / (n * static_cast<int64_t>(sizeof(Bits)));
-  const int64_t next = n == stride ? length * stride : n;  // where the lines after these are, most likely
+  const int64_t next = n == stride ? length * stride : n;  // likely offset of the lines that follow, for prefetching
   const auto at = [&](int64_t i) { return position(i, length, scan) * stride; };
   for (int64_t i = 0; i < length; ++i) {
     const int64_t kept = Whole ? 0 : i * n;
@@ -423,10 +431,10 @@ inline void backward_columns(const Bits* grad, const Bits* x, Bits* grad_x, int6
       prefetch<true>(grad_x + at(i), n);
     }
     if (i == 0) {
-      gather<F, true, Whole>(grad + at(i), x + at(i), lines.best, lines.sum, lines.sums, lines.begins, n);
+      accumulate<F, true, Whole>(grad + at(i), x + at(i), lines.best, lines.sum, lines.sums, lines.begins, n);
     } else {
-      gather<F, false, Whole>(grad + at(i), x + at(i), lines.best, lines.sum, lines.sums + kept, lines.begins + i * n,
-                              n);
+      accumulate<F, false, Whole>(grad + at(i), x + at(i), lines.best, lines.sum, lines.sums + kept,
+                                  lines.begins + i * n, n);
     }
   }
   for (int64_t k = 0; k < n; ++k) lines.ends[k] = -1;
@@ -438,11 +446,12 @@ inline void backward_columns(const Bits* grad, const Bits* x, Bits* grad_x, int6
       prefetch<false>(x + next + at(i), n);
       prefetch<false>(grad + next + at(i), n);
     }
-    settle<F, Whole>(lines.sums + kept, lines.begins + i * n, lines.ends, lines.sum, grad_x + at(i), n);
+    distribute<F, Whole>(lines.sums + kept, lines.begins + i * n, lines.ends, lines.sum, grad_x + at(i), n);
   }
 }
 
-// Of two rows a and b of a matrix that are S apart, what they become when blocks of S x S change places.
+// Shuffles of two matrix rows a and b that are S rows apart: what they become when the off-diagonal S x S blocks of a
+// transposition are exchanged.
 template <int L, int S>
 struct Upper {
   static constexpr int at(int i) { return i & S ? L + i - S : i; }
@@ -465,15 +474,16 @@ inline void transpose(Vec<T, L>* rows) {
   }
 }
 
-// Rows are turned in tiles of L x L, several of them side by side, so that their scans do not wait for one another.
-constexpr int kTiles = 4;
+// Rows are transposed in tiles of L x L. Several tiles are processed at the same time, so that their scans, each a
+// chain of dependent instructions, overlap.
+constexpr int kTilesSideBySide = 4;
 template <typename Wide>
-constexpr int rows_together = kTiles * lanes<Wide>;
+constexpr int tile_rows = kTilesSideBySide * lanes<Wide>;
 
-// tile[k][r] = row r's element k, for `width` elements.
+// tile[k][r] = element k of row r, for k < width.
 template <typename F, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
-inline void read_tile(const Bits* x, int64_t length, int64_t width, Wide (*tile)[rows_together<Wide>]) {
-  constexpr int L = lanes<Wide>, R = rows_together<Wide>;
+inline void read_tile(const Bits* x, int64_t length, int64_t width, Wide (*tile)[tile_rows<Wide>]) {
+  constexpr int L = lanes<Wide>, R = tile_rows<Wide>;
   if (width < L) {
     for (int64_t k = 0; k < width; ++k) {
       for (int r = 0; r < R; ++r) tile[k][r] = F::template value<1>(x[r * length + k]);
@@ -488,9 +498,10 @@ inline void read_tile(const Bits* x, int64_t length, int64_t width, Wide (*tile)
   }
 }
 
+// The inverse of read_tile.
 template <typename F, typename Bits = typename F::Bits, typename Wide = typename F::Wide>
-inline void write_tile(const Wide (*tile)[rows_together<Wide>], int64_t length, int64_t width, Bits* x) {
-  constexpr int L = lanes<Wide>, R = rows_together<Wide>;
+inline void write_tile(const Wide (*tile)[tile_rows<Wide>], int64_t length, int64_t width, Bits* x) {
+  constexpr int L = lanes<Wide>, R = tile_rows<Wide>;
   if (width < L) {
     for (int64_t k = 0; k < width; ++k) {
       for (int r = 0; r < R; ++r) x[r * length + k] = F::template bits<1>(tile[k][r]);
@@ -505,12 +516,12 @@ inline void write_tile(const Wide (*tile)[rows_together<Wide>], int64_t length, 
   }
 }
 
-// rows_together lines one after the other, turned tile by tile into lines side by side.
+// Gradients of tile_rows contiguous lines, which are transposed tile by tile into interleaved lines.
 template <typename F, bool Whole, typename Bits = typename F::Bits>
 inline void backward_rows(const Bits* grad, const Bits* x, Bits* grad_x, int64_t length, Scan scan, void* scratch) {
   using Wide = typename F::Wide;
-  constexpr int L = lanes<Wide>, R = rows_together<Wide>;
-  const Strips<Wide> lines(scratch, length, R);
+  constexpr int L = lanes<Wide>, R = tile_rows<Wide>;
+  const BackwardScratch<Wide> lines(scratch, length, R);
   alignas(64) Wide values[L][R], grads[L][R];
   for (int64_t done = 0; done < length; done += L) {
     const int64_t width = length - done < L ? length - done : L;
@@ -524,9 +535,10 @@ inline void backward_rows(const Bits* grad, const Bits* x, Bits* grad_x, int64_t
       const int64_t k = position(i, width, scan), kept = Whole ? 0 : (done + i) * R;
       int8_t* const begins = lines.begins + (done + i) * R;
       if (done + i == 0) {
-        gather<Plain<Wide>, true, Whole>(grads[k], values[k], lines.best, lines.sum, lines.sums, begins, R);
+        accumulate<Unconverted<Wide>, true, Whole>(grads[k], values[k], lines.best, lines.sum, lines.sums, begins, R);
       } else {
-        gather<Plain<Wide>, false, Whole>(grads[k], values[k], lines.best, lines.sum, lines.sums + kept, begins, R);
+        accumulate<Unconverted<Wide>, false, Whole>(grads[k], values[k], lines.best, lines.sum, lines.sums + kept,
+                                                    begins, R);
       }
     }
   }
@@ -535,14 +547,14 @@ inline void backward_rows(const Bits* grad, const Bits* x, Bits* grad_x, int64_t
     const int64_t width = length - done < L ? length - done : L;
     for (int64_t i = width; i-- > 0;) {
       const int64_t kept = Whole ? 0 : (done + i) * R;
-      settle<Plain<Wide>, Whole>(lines.sums + kept, lines.begins + (done + i) * R, lines.ends, lines.sum,
-                                 values[position(i, width, scan)], R);
+      distribute<Unconverted<Wide>, Whole>(lines.sums + kept, lines.begins + (done + i) * R, lines.ends, lines.sum,
+                                           values[position(i, width, scan)], R);
     }
     write_tile<F>(values, length, width, grad_x + (scan == Scan::kReverse ? length - done - width : done));
   }
 }
 
-// A line alone, without scratch.
+// The gradient of a single line, without scratch memory.
 template <typename F, bool Whole, typename Bits = typename F::Bits>
 inline void backward_line(const Bits* grad, const Bits* x, Bits* grad_x, int64_t length, int64_t stride, Scan scan) {
   using Wide = typename F::Wide;
@@ -552,11 +564,11 @@ inline void backward_line(const Bits* grad, const Bits* x, Bits* grad_x, int64_t
     const int64_t at = position(i, length, scan) * stride;
     const Wide value = F::template value<1>(x[at]), g = F::template value<1>(grad[at]);
     const bool nan = value != value;
-    const bool takes = i == 0 || (Whole ? value >= best || nan : value > best || (nan && best == best));
-    if (takes && i > 0) grad_x[winner] = F::template bits<1>(Whole ? Wide(0) : sum);
-    sum = i == 0 || (takes && !Whole) ? g : sum + g;
+    const bool replaces = i == 0 || (Whole ? value >= best || nan : value > best || (nan && best == best));
+    if (replaces && i > 0) grad_x[winner] = F::template bits<1>(Whole ? Wide(0) : sum);
+    sum = i == 0 || (replaces && !Whole) ? g : sum + g;
     grad_x[at] = 0;
-    if (takes) {
+    if (replaces) {
       winner = at;
       best = value;
     }
@@ -564,6 +576,7 @@ inline void backward_line(const Bits* grad, const Bits* x, Bits* grad_x, int64_t
   if (length > 0) grad_x[winner] = F::template bits<1>(sum);
 }
 
+// Implements Kernels::backward.
 template <typename F, bool Whole, typename Bits = typename F::Bits>
 void backward_lines(const void* grad_data, const void* x_data, void* grad_x_data, int64_t lines, int64_t length,
                     int64_t stride, Scan scan, void* scratch, int64_t scratch_size) {
@@ -572,17 +585,17 @@ void backward_lines(const void* grad_data, const void* x_data, void* grad_x_data
   const auto grad_x = static_cast<Bits*>(grad_x_data);
   int64_t k = 0;
   if (stride > 1) {
-    int64_t together = scratch_size / Strips<Wide>::bytes(length, 1);
-    if (together >= 64) together = together / 64 * 64;
-    for (; k < lines && (together >= 8 || together >= lines); k += together) {
-      const int64_t n = lines - k < together ? lines - k : together;
+    int64_t lines_at_once = scratch_size / BackwardScratch<Wide>::bytes(length, 1);
+    if (lines_at_once >= 64) lines_at_once = lines_at_once / 64 * 64;
+    for (; k < lines && (lines_at_once >= 8 || lines_at_once >= lines); k += lines_at_once) {
+      const int64_t n = lines - k < lines_at_once ? lines - k : lines_at_once;
       backward_columns<F, Whole>(grad + k, x + k, grad_x + k, length, stride, scan, n, scratch);
     }
     for (; k < lines; ++k) backward_line<F, Whole>(grad + k, x + k, grad_x + k, length, stride, scan);
     return;
   }
-  constexpr int R = rows_together<Wide>;
-  for (; k + R <= lines && Strips<Wide>::bytes(length, R) <= scratch_size; k += R) {
+  constexpr int R = tile_rows<Wide>;
+  for (; k + R <= lines && BackwardScratch<Wide>::bytes(length, R) <= scratch_size; k += R) {
     const int64_t at = k * length;
     backward_rows<F, Whole>(grad + at, x + at, grad_x + at, length, scan, scratch);
   }

@@ -1,5 +1,6 @@
-// The CPU kernels: on vectors, compiled for several instruction sets with the choice among them at run time, where
-// the arithmetic is float32 and the exponents are the published ones; else, and for what fills no vector, one by one.
+// The CPU kernels. For float32 arithmetic and the published exponents they use SIMD kernels, which are compiled for
+// several instruction sets and selected at run time. All other cases, and elements that do not fill a vector, are
+// computed one by one.
 #include "cpu.h"
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -16,7 +17,7 @@ namespace {
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 
-// As forward and backward in cpu.h, with alpha 2 and beta 4; n is a multiple of `lanes`.
+// SIMD kernels: forward and backward as in cpu.h for alpha 2 and beta 4. n must be a multiple of `lanes`.
 template <typename T>
 struct Kernels {
   int lanes;
@@ -94,9 +95,9 @@ Kernels<T> best_kernels() {
 
 #endif
 
-// How many elements, from the first on, vectors take; *kernels are those that do.
+// The number of leading elements that the SIMD kernels process, and these kernels in *kernels.
 template <typename T>
-int64_t in_vectors(int64_t n, const Terms& terms, Kernels<T>* kernels) {
+int64_t vectorised_count(int64_t n, const Terms& terms, Kernels<T>* kernels) {
   if constexpr (std::is_same_v<Wide<T>, float>) {
     static const Kernels<T> best = best_kernels<T>();
     *kernels = best;
@@ -109,16 +110,16 @@ int64_t in_vectors(int64_t n, const Terms& terms, Kernels<T>* kernels) {
 
 template <typename T>
 Sum forward(const T* logits, const Wide<T>* target, int64_t n, const Terms& terms) {
-  constexpr int64_t few = 512;
+  constexpr int64_t leaf_size = 512;
   Sum sum;
-  if (n > few) {
-    const int64_t half = (n / 2 + few - 1) / few * few;
+  if (n > leaf_size) {
+    const int64_t half = (n / 2 + leaf_size - 1) / leaf_size * leaf_size;
     const Sum first = forward(logits, target, half, terms);
     const Sum second = forward(logits + half, target + half, n - half, terms);
     return {first.loss + second.loss, first.positives + second.positives};
   }
   Kernels<T> kernels{};
-  const int64_t done = in_vectors(n, terms, &kernels);
+  const int64_t done = vectorised_count(n, terms, &kernels);
   if constexpr (std::is_same_v<Wide<T>, float>) {
     if (done > 0) kernels.forward(logits, target, done, static_cast<float>(terms.limit), &sum);
   }
@@ -135,7 +136,7 @@ Sum forward(const T* logits, const Wide<T>* target, int64_t n, const Terms& term
 template <typename T>
 void backward(const T* logits, const Wide<T>* target, T* grad, int64_t n, const Terms& terms, Wide<T> scale) {
   Kernels<T> kernels{};
-  const int64_t done = in_vectors(n, terms, &kernels);
+  const int64_t done = vectorised_count(n, terms, &kernels);
   if constexpr (std::is_same_v<Wide<T>, float>) {
     if (done > 0) kernels.backward(logits, target, grad, done, static_cast<float>(terms.limit), scale);
   }

@@ -1,4 +1,4 @@
-// The operators on the CPU. Schemas, gradients and fake kernels are registered in ../__init__.py.
+// The operators for CPU tensors. ../__init__.py registers schemas, gradients and fake kernels.
 #include "focal_loss.h"
 
 #include <tuple>
@@ -9,12 +9,13 @@
 namespace focal_loss {
 namespace {
 
-// Elements of a work item: about 10 us. The same whatever the threads, and so are all results.
+// Elements per work item, about 10 us of work. It does not depend on the number of threads, so that results do not
+// depend on it either.
 constexpr int64_t kChunk = 16384;
 
 int64_t chunks_of(int64_t n) { return (n + kChunk - 1) / kChunk; }
 
-// f(chunk, first element, how many) for each chunk of n elements, on all threads.
+// Calls f(chunk index, first element, number of elements) for each chunk of n elements, on all threads.
 template <typename F>
 void for_chunks(int64_t n, const F& f) {
   torch::stable::parallel_for(0, chunks_of(n), 1, [&](int64_t begin, int64_t end) {
@@ -32,9 +33,11 @@ std::tuple<Tensor, Tensor> loss(const Tensor& logits, const Tensor& target, doub
   native::dispatch_floating(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const auto in = static_cast<const T*>(x.const_data_ptr());
-    const auto aim = static_cast<const Wide<T>*>(t.const_data_ptr());
+    const auto targets = static_cast<const Wide<T>*>(t.const_data_ptr());
     std::vector<Sum> sums(chunks_of(n));
-    for_chunks(n, [&](int64_t i, int64_t at, int64_t count) { sums[i] = forward(in + at, aim + at, count, terms); });
+    for_chunks(n, [&](int64_t i, int64_t at, int64_t count) {
+      sums[i] = forward(in + at, targets + at, count, terms);
+    });
     Sum total;
     for (const Sum& sum : sums) {
       total.loss += sum.loss;
@@ -59,13 +62,13 @@ Tensor loss_backward(const Tensor& grad, const Tensor& positives, const Tensor& 
   native::dispatch_floating(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const auto in = static_cast<const T*>(x.const_data_ptr());
-    const auto aim = static_cast<const Wide<T>*>(t.const_data_ptr());
+    const auto targets = static_cast<const Wide<T>*>(t.const_data_ptr());
     const auto out = static_cast<T*>(output.mutable_data_ptr());
     const int64_t count = *static_cast<const int64_t*>(positives.const_data_ptr());
     const auto scale = *static_cast<const Wide<T>*>(grad.const_data_ptr()) /
                        static_cast<Wide<T>>(std::max<int64_t>(1, count));
     for_chunks(n, [&](int64_t, int64_t at, int64_t count) {
-      backward(in + at, aim + at, out + at, count, terms, scale);
+      backward(in + at, targets + at, out + at, count, terms, scale);
     });
   });
   return output;

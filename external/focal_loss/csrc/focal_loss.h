@@ -1,4 +1,4 @@
-// What the CPU and CUDA parts share: checks of arguments and results. Messages for users come from ../__init__.py.
+// Shared by the CPU and CUDA operators: argument checks and allocation of scalar results.
 #pragma once
 
 #include <algorithm>
@@ -18,20 +18,21 @@ inline ScalarType wide_of(const Tensor& logits) {
   return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// For memory's sake.
+// These checks keep memory accesses in bounds. The checks with messages for users are in ../__init__.py.
 inline void check(const Tensor& logits, const Tensor& target) {
   const auto sizes = logits.sizes(), others = target.sizes();
   STD_TORCH_CHECK(sizes.size() == others.size() && std::equal(sizes.begin(), sizes.end(), others.begin()) &&
                       target.scalar_type() == wide_of(logits) && logits.device() == target.device(),
-                  "focal loss: logits and target must be of one shape and device, the target of float64 for float64 "
-                  "logits, else of float32");
+                  "focal loss: logits and target must have the same shape and device, and the target must be float64 "
+                  "for float64 logits, else float32");
 }
 
 inline void check_scalars(const Tensor& grad, const Tensor& positives, const Tensor& logits) {
   STD_TORCH_CHECK(grad.numel() == 1 && grad.scalar_type() == wide_of(logits) && grad.device() == logits.device() &&
                       positives.numel() == 1 && positives.scalar_type() == ScalarType::Long &&
                       positives.device() == logits.device(),
-                  "focal loss: its gradient and number of positives must be scalars on the logits' device");
+                  "focal loss: the upstream gradient (of the loss's dtype) and the number of positives (int64) must be "
+                  "scalars on the logits' device");
 }
 
 inline Terms terms_of(double alpha, double beta, double eps) { return {alpha, beta, std::log((1 - eps) / eps)}; }

@@ -1,5 +1,5 @@
-// The operators on CUDA devices. Nothing is read back by the host. Sums are added up in an order that depends on the
-// number of elements and their alignment alone: deterministic. Index arithmetic is in 64 bits throughout.
+// The operators for CUDA tensors. There is no host synchronisation. Results are deterministic: the order of summation
+// depends only on the number of elements and their alignment. All indices are 64-bit.
 #include <cuda_runtime.h>
 
 #include <tuple>
@@ -10,9 +10,9 @@ namespace focal_loss {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kTogether = 4;              // elements a thread reads at once where they are aligned to that
-constexpr int64_t kSums = 1024;           // partial sums, one per block
-constexpr int64_t kMaxBlocks = 65535 * 16;  // further work is reached by striding
+constexpr int kPackSize = 4;                // elements per load and store, if the tensors are aligned
+constexpr int64_t kMaxPartialSums = 1024;   // one partial sum per block
+constexpr int64_t kMaxBlocks = 65535 * 16;  // larger tensors are covered by grid-stride loops
 
 template <typename T, int N>
 struct alignas(N * sizeof(T)) Pack {
@@ -26,10 +26,10 @@ __device__ __forceinline__ int64_t first_of_grid() {
 __device__ __forceinline__ int64_t stride_of_grid() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
 
 struct Sum {
-  double loss, positives;  // whole numbers are exact
+  double loss, positives;  // a double holds the number of positives exactly
 };
 
-// The sum over the block's threads, in thread 0.
+// The sum over the threads of a block. The result is valid in thread 0.
 __device__ Sum sum_of_block(Sum sum) {
   __shared__ Sum sums[kThreads];
   sums[threadIdx.x] = sum;
@@ -44,7 +44,7 @@ __device__ Sum sum_of_block(Sum sum) {
   return sums[0];
 }
 
-// One partial sum per block. N: elements read at once.
+// Computes one partial sum per block. N: elements per load.
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads) partial_sums(const T* __restrict__ logits,
                                                          const Wide<T>* __restrict__ target, int64_t n, Terms terms,
@@ -74,6 +74,7 @@ __global__ void __launch_bounds__(kThreads) partial_sums(const T* __restrict__ l
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
+// Adds up the partial sums, in a single block, and divides by the number of positives.
 template <typename W>
 __global__ void __launch_bounds__(kThreads)
     total_sum(const Sum* __restrict__ sums, int64_t count, W* __restrict__ loss, int64_t* __restrict__ positives) {
@@ -111,7 +112,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 unsigned int blocks_for(int64_t n, int64_t most) {
-  constexpr int64_t per_block = kThreads * kTogether;
+  constexpr int64_t per_block = kThreads * kPackSize;
   return static_cast<unsigned int>(std::max<int64_t>(1, std::min(most, (n + per_block - 1) / per_block)));
 }
 
@@ -125,7 +126,7 @@ std::tuple<Tensor, Tensor> loss(const Tensor& logits, const Tensor& target, doub
   const Tensor x = torch::stable::contiguous(logits, layout), t = torch::stable::contiguous(target, layout);
   Tensor result = empty_scalar(logits, wide_of(logits)), positives = empty_scalar(logits, ScalarType::Long);
   const int64_t n = x.numel();
-  const unsigned int blocks = blocks_for(n, kSums);
+  const unsigned int blocks = blocks_for(n, kMaxPartialSums);
   const int64_t doubles = 2 * static_cast<int64_t>(blocks);
   Tensor buffer = torch::stable::new_empty(logits, {doubles}, ScalarType::Double);
   const auto sums = static_cast<Sum*>(buffer.mutable_data_ptr());
@@ -133,11 +134,11 @@ std::tuple<Tensor, Tensor> loss(const Tensor& logits, const Tensor& target, doub
   native::dispatch_floating(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const auto in = static_cast<const T*>(x.const_data_ptr());
-    const auto aim = static_cast<const Wide<T>*>(t.const_data_ptr());
-    if (aligned(in, kTogether * sizeof(T)) && aligned(aim, kTogether * sizeof(Wide<T>))) {
-      partial_sums<T, kTogether><<<blocks, kThreads, 0, stream>>>(in, aim, n, terms, sums);
+    const auto targets = static_cast<const Wide<T>*>(t.const_data_ptr());
+    if (aligned(in, kPackSize * sizeof(T)) && aligned(targets, kPackSize * sizeof(Wide<T>))) {
+      partial_sums<T, kPackSize><<<blocks, kThreads, 0, stream>>>(in, targets, n, terms, sums);
     } else {
-      partial_sums<T, 1><<<blocks, kThreads, 0, stream>>>(in, aim, n, terms, sums);
+      partial_sums<T, 1><<<blocks, kThreads, 0, stream>>>(in, targets, n, terms, sums);
     }
     STD_CUDA_KERNEL_LAUNCH_CHECK();
     total_sum<<<1, kThreads, 0, stream>>>(sums, blocks, static_cast<Wide<T>*>(result.mutable_data_ptr()),
@@ -163,14 +164,14 @@ Tensor loss_backward(const Tensor& grad, const Tensor& positives, const Tensor& 
   native::dispatch_floating(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const auto in = static_cast<const T*>(x.const_data_ptr());
-    const auto aim = static_cast<const Wide<T>*>(t.const_data_ptr());
+    const auto targets = static_cast<const Wide<T>*>(t.const_data_ptr());
     const auto out = static_cast<T*>(output.mutable_data_ptr());
     const auto upstream = static_cast<const Wide<T>*>(grad.const_data_ptr());
     const auto count = static_cast<const int64_t*>(positives.const_data_ptr());
-    const bool all_aligned = aligned(in, kTogether * sizeof(T)) && aligned(aim, kTogether * sizeof(Wide<T>)) &&
-                             aligned(out, kTogether * sizeof(T));
-    const auto kernel = all_aligned ? gradient<T, kTogether> : gradient<T, 1>;
-    kernel<<<blocks, kThreads, 0, stream>>>(upstream, count, in, aim, out, n, terms);
+    const bool all_aligned = aligned(in, kPackSize * sizeof(T)) && aligned(targets, kPackSize * sizeof(Wide<T>)) &&
+                             aligned(out, kPackSize * sizeof(T));
+    const auto kernel = all_aligned ? gradient<T, kPackSize> : gradient<T, 1>;
+    kernel<<<blocks, kThreads, 0, stream>>>(upstream, count, in, targets, out, n, terms);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return output;

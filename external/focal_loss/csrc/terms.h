@@ -1,9 +1,11 @@
-// One element of the loss and of its gradient, for the CPU and CUDA; no torch.
+// The loss of one element and its derivative, for the CPU and CUDA. Does not depend on PyTorch.
 //
-// With y = -logit at a positive (target 1) and y = logit elsewhere, both lines of the paper's equation 1 are
-//   w u^alpha softplus(y),  u = sigmoid(y), softplus(y) = -log(1 - u), here positive,
-// with w = 1 at a positive and (1 - target)^beta elsewhere. A score clamped to [eps, 1 - eps] is a logit clamped to
-// [-limit, limit], limit = log((1 - eps) / eps); beyond there is no gradient. A NaN stays one.
+// Let y = -logit at a positive (target 1) and y = logit elsewhere. Then both cases of the paper's equation 1, including
+// its minus sign, are
+//   w u^alpha softplus(y),  where u = sigmoid(y) and softplus(y) = -log(1 - u).
+// w is 1 at a positive and (1 - target)^beta elsewhere. Clamping a score to [eps, 1 - eps] is the same as clamping its
+// logit to [-limit, limit] with limit = log((1 - eps) / eps). The derivative of clamped elements is 0. NaNs are
+// propagated.
 #pragma once
 
 #include <cmath>
@@ -22,7 +24,7 @@ struct Terms {
   double alpha, beta, limit;
 };
 
-// What is computed in for logits of type T; the target is of this type.
+// The type of the computation and of the target, for logits of type T.
 template <typename T>
 using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
@@ -56,7 +58,7 @@ FOCAL_HOST_DEVICE inline W loss_of(const Element<W>& x) {
   return x.weight * x.softplus;
 }
 
-// Derivative of the loss with respect to a logit that is not clamped. (That of one that is, is 0.)
+// The derivative of the loss of an element with respect to its logit, if that is not clamped; otherwise it is 0.
 template <typename W>
 FOCAL_HOST_DEVICE inline W slope_of(const Element<W>& x, const Terms& terms) {
   const W rising = x.weight * (x.u + static_cast<W>(terms.alpha) * (x.v * x.softplus));
