@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nnet.runtime.released_names import rename
+from nnet.runtime.upgrading import upgrade
 
 FORMAT = 1
 LISTED = 8  # number of names in a message for each kind of mismatch
@@ -85,7 +86,7 @@ def load(path: Path) -> dict[str, Any]:
     if "format" in state:
         if state["format"] != FORMAT or not isinstance(state.get("model"), Mapping):
             raise CheckpointError(f"checkpoint {path} is of format {state['format']}; this version reads {FORMAT}")
-        return dict(state)
+        return dict(state) | ({"config": upgrade(state["config"])} if isinstance(state.get("config"), dict) else {})
     if not all(isinstance(v, Tensor) for v in state.values()):
         other = next(k for k, v in state.items() if not isinstance(v, Tensor))
         raise CheckpointError(
