@@ -1,25 +1,46 @@
-"""Fixtures all tests share: the folders of golden vectors and of real images, which lie outside the repository."""
+"""Fixtures, markers and the summary line that all tests share."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from db.toy import draw_toy
+from tests.memory import GIGABYTE, available_memory
+from tests.processes import started_programs
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 
+def golden_folder() -> Path:
+    """Folder of golden vectors: the environment variable GOLDENS, else ../shared/goldens if it exists, else our own."""
+    if os.environ.get("GOLDENS"):
+        return Path(os.environ["GOLDENS"]).resolve()
+    shared = SHARED / "goldens"
+    return shared if (shared / "manifest.json").is_file() else ROOT / "tests" / "goldens"
+
+
 @pytest.fixture(scope="session")
 def goldens() -> Path:
-    """Folder of golden vectors: the environment variable GOLDENS, else ../shared/goldens."""
-    folder = Path(os.environ.get("GOLDENS") or SHARED / "goldens")
-    if "GOLDENS" in os.environ and not (folder / "manifest.json").is_file():
-        pytest.fail(f"GOLDENS is {folder}, where there is no manifest.json")
+    """Folder of golden vectors. It need not have all files: see `golden`."""
+    folder = golden_folder()
     if not (folder / "manifest.json").is_file():
-        pytest.skip(f"no golden vectors in {folder} (set GOLDENS to their folder)")
+        pytest.fail(f"the folder of golden vectors is {folder}, where there is no manifest.json (see GOLDENS)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def golden(goldens) -> Callable[[str], Path]:
+    """Path of a file of golden vectors by its name. The test is skipped where the folder does not have the file."""
+
+    def path(name: str) -> Path:
+        if not (goldens / name).is_file():
+            pytest.skip(f"no {name} in the folder of golden vectors, {goldens}")
+        return goldens / name
+
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +68,47 @@ def toy(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(request, toy, tmp_path_factory) -> str:
-    """Path of tiny.yaml on the toy data, with what the module's TINY (YAML) say differently."""
+    """Path of a config: tests/tiny.yaml on the toy data, changed by the test module's TINY (YAML)."""
     folder = tmp_path_factory.mktemp("config")
     (folder / "base.yaml").write_text(f"base: {ROOT / 'tests' / 'tiny.yaml'}\ndata: {{root: {toy}}}\n")
     (folder / "tiny.yaml").write_text("base: base.yaml\n" + request.module.TINY)
     return str(folder / "tiny.yaml")
+
+
+@pytest.fixture
+def start():
+    """Starts programs of the repository as processes; what is left of them at the end of the test is killed."""
+    with started_programs(ROOT) as start:
+        yield start
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by marker
+def pytest_collection_modifyitems(items):
+    """Mark the tests that read golden vectors."""
+    for item in items:
+        if "goldens" in getattr(item, "fixturenames", ()):
+            item.add_marker("golden")
+
+
+def pytest_runtest_setup(item):
+    """Skip a test that needs more memory than is available at its start."""
+    for marker in item.iter_markers("needs_memory"):
+        (gigabytes,) = marker.args
+        available = available_memory() / GIGABYTE
+        if available < gigabytes:
+            pytest.skip(f"needs {gigabytes:g} GB of memory, {available:.1f} GB are available")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print how many golden comparisons were run and skipped."""
+
+    def golden(*outcomes: str) -> set[str]:
+        reports = [report for outcome in outcomes for report in terminalreporter.getreports(outcome)]
+        return {report.nodeid for report in reports if "golden" in report.keywords}
+
+    failed, skipped = golden("failed", "error"), golden("skipped")
+    run = golden("passed") | failed
+    if run or skipped:
+        failures = f" ({len(failed)} failed)" if failed else ""
+        counts = f"golden comparisons: {len(run)} run{failures}, {len(skipped)} skipped"
+        terminalreporter.write_line(f"{counts}; golden vectors of {golden_folder()}")

@@ -1,18 +1,23 @@
-"""What tests of whole runs share: starting train.py in this process, and comparing what two runs have left."""
+"""Training runs in this process: starting them, and comparing what two of them have left."""
+
+from pathlib import Path
+from typing import Any
 
 import torch
 
 import train as train_script
-from nnet import checkpoint
-from nnet.log import read_metrics
+from tests.processes import read_rows
+
+VARYING = ("images_per_second", "data_wait", "memory_gb")  # figures of a row that two equal runs do not share
 
 
-def main(config, output, *arguments):
-    return train_script.main([config, *arguments, "--output", str(output)])
+def main(config: object, output: object, *arguments: object) -> int:
+    """Run train.py with a config, an output folder and further arguments; returns its exit code."""
+    return train_script.main([str(a) for a in (config, *arguments, "--output", output)])
 
 
-def same(a, b, path="state"):
-    """Assert that two nested states are equal bit for bit."""
+def same(a: Any, b: Any, path: str = "state") -> None:
+    """Assert that two nested states are equal bit for bit; `path` names them in the message."""
     assert type(a) is type(b), path
     if isinstance(a, torch.Tensor):
         assert torch.equal(a, b), path
@@ -28,14 +33,12 @@ def same(a, b, path="state"):
         assert a == b, path
 
 
-def same_runs(one, other):
-    """Assert that two folders hold the same end state and the same rows, apart from what a clock or memory says."""
-    a, b = checkpoint.load(one / "last.pt"), checkpoint.load(other / "last.pt")
+def same_runs(one: Path, other: Path) -> None:
+    """Assert that two runs have the same final state and the same rows, apart from the config and from VARYING."""
+    a, b = (torch.load(folder / "last.pt", weights_only=True) for folder in (one, other))
     a.pop("config"), b.pop("config")  # the number of workers, say, may differ
     same(a, b)
-    varying = ("images_per_second", "data_wait", "memory_gb")
     rows = [
-        [{k: v for k, v in row.items() if k not in varying} for row in read_metrics(folder / "metrics.jsonl")]
-        for folder in (one, other)
+        [{k: v for k, v in row.items() if k not in VARYING} for row in read_rows(folder)] for folder in (one, other)
     ]
     assert rows[0] == rows[1]

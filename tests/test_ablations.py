@@ -7,7 +7,7 @@ import pytest
 import configs
 import test as test_script
 import train as train_script
-from nnet.log import read_metrics
+from tests.processes import read_rows
 
 TINY = """
 augment: {border: 16}
@@ -38,7 +38,7 @@ def test_trains_and_evaluates(name, config, repository, tmp_path):
     if name == "fpn_corners":
         overrides.append("model.backbone=resnet18_fpn")  # ResNet-101 takes too long
     assert train_script.main([str(path), *overrides, "--output", str(tmp_path / "run")]) == 0
-    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    rows = read_rows(tmp_path / "run")
     terms = ("classification", "regression") if name == "hourglass_anchors" else TERMS
     assert [r["iteration"] for r in rows if {"loss", *terms} <= r.keys()] == [10, 20]
     assert [r["iteration"] for r in rows if {"val_loss", *(f"val_{t}" for t in terms)} <= r.keys()] == [20]

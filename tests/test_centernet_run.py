@@ -7,7 +7,7 @@ import pytest
 
 import test as test_script
 import train as train_script
-from nnet.log import read_metrics
+from tests.processes import read_rows
 
 TINY = """
 model: {center_keypoints: true, center_pooling: true, cascade_corner_pooling: true}
@@ -26,7 +26,7 @@ def checkpoint(config, tmp_path_factory):
 
 
 def test_trains(checkpoint):
-    rows = read_metrics(checkpoint.parent / "metrics.jsonl")
+    rows = read_rows(checkpoint.parent)
     assert [r["iteration"] for r in rows if "loss" in r] == [2, 4]
     assert [r["iteration"] for r in rows if "val_AP" in r] == [4]
 

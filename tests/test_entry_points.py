@@ -6,8 +6,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 
@@ -23,9 +21,10 @@ from models.cornernet import cornernet, keypoint_network
 from models.losses import LossWeights
 from nnet import checkpoint
 from nnet.inference import Detector, DetectSettings
-from nnet.log import read_metrics
 from nnet.training import Step
 from sample import Augment, Penalty
+from tests.builders import CommandWhenUnpickled, changed_toy
+from tests.processes import children, read_rows, wait_for_rows
 
 TINY = """
 train: {iterations: 6, lr_drops: [4], log_every: 2, validate_every: 3, ap_every: 6, snapshot_every: 3}
@@ -73,7 +72,7 @@ def test_train_writes_everything(run, config):
     assert {"last.pt", "00000003.pt", "00000006.pt", "metrics.jsonl", "config.yaml", "curves.png"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert to_dict(load(run / "config.yaml")) == to_dict(load(config))
-    rows = read_metrics(run / "metrics.jsonl")
+    rows = read_rows(run)
     assert [r["iteration"] for r in rows if "loss" in r] == [2, 4, 6]
     assert [r["iteration"] for r in rows if "val_loss" in r] == [3, 6]
     assert [r["iteration"] for r in rows if "val_AP" in r] == [6]
@@ -87,14 +86,14 @@ def test_resume_is_bit_exact_and_logs_have_no_double_rows(config, run, tmp_path,
     output = tmp_path / "run"
     output.mkdir()
     shutil.copy(run / "00000003.pt", output / "last.pt")
-    rows = [r for r in read_metrics(run / "metrics.jsonl") if r["iteration"] <= 4]  # one row past the snapshot
+    rows = [r for r in read_rows(run) if r["iteration"] <= 4]  # one row past the snapshot
     (output / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     assert train_script.main([config, f"train.workers={workers}", "--output", str(output), "--resume"]) == 0
     straight, resumed = weights(run / "last.pt"), weights(output / "last.pt")
     assert all(torch.equal(v, resumed[k]) for k, v in straight.items())
-    found = read_metrics(output / "metrics.jsonl")
+    found = read_rows(output)
     assert [r["iteration"] for r in found if "loss" in r] == [2, 4, 6]
-    expected = [r["loss"] for r in read_metrics(run / "metrics.jsonl") if "loss" in r]
+    expected = [r["loss"] for r in read_rows(run) if "loss" in r]
     assert [r["loss"] for r in found if "loss" in r][-1] == expected[-1]
 
 
@@ -250,17 +249,6 @@ def test_bad_config_files(capsys, tmp_path, content, texts):
         assert all(text in line for text in texts), line
 
 
-def spoil(toy, tmp_path, change):
-    """A copy of the toy with its training annotations changed."""
-    folder = tmp_path / "toy"
-    shutil.copytree(toy, folder)
-    path = folder / "annotations" / "instances_train.json"
-    content = json.loads(path.read_text())
-    content = change(content, folder) or content
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return folder
-
-
 BAD_DATA = {
     "not JSON": (lambda c, f: "{'images': [", ["instances_train.json", "not JSON"]),
     "not COCO": (lambda c, f: c.pop("categories") and None, ["instances_train.json", "`categories` is missing"]),
@@ -279,7 +267,7 @@ BAD_DATA = {
 @pytest.mark.parametrize("kind", BAD_DATA)
 def test_bad_data(config, toy, capsys, tmp_path, kind):
     change, texts = BAD_DATA[kind]
-    folder = spoil(toy, tmp_path, change)
+    folder = changed_toy(toy, tmp_path, change)
     line = refused(capsys, train_script.main, config, f"data.root={folder}", "--output", tmp_path / "r")
     assert all(text in line for text in texts), line
     assert not (tmp_path / "r").exists()
@@ -293,7 +281,7 @@ def test_category_ids_with_gaps_and_out_of_order_are_fine(config, toy, tmp_path)
         for entry in content["annotations"]:
             entry["category_id"] = new[entry["category_id"]]
 
-    folder = spoil(toy, tmp_path, change)
+    folder = changed_toy(toy, tmp_path, change)
     overrides = ["train.validate_every=0", "train.ap_every=0", "train.iterations=1", f"data.root={folder}"]
     assert train_script.main([config, *overrides, "--output", str(tmp_path / "r")]) == 0
 
@@ -308,7 +296,7 @@ def test_bad_checkpoints(config, run, capsys, tmp_path):
     assert "short.pt" in message(short) and "damaged" in message(short)
     assert "of another network" in message(run / "last.pt", "model.widths=[8,8,12]")
     evil = tmp_path / "evil.pkl"
-    evil.write_bytes(pickle.dumps({"a": Evil(tmp_path)}, protocol=2))
+    evil.write_bytes(pickle.dumps({"a": CommandWhenUnpickled(tmp_path)}, protocol=2))
     assert "run code" in message(evil) and not (tmp_path / "ran").exists()
     line = refused(capsys, train_script.main, config, "--output", tmp_path / "r", "--resume", tmp_path / "none.pt")
     assert "none.pt does not exist" in line
@@ -318,16 +306,8 @@ def test_bad_checkpoints(config, run, capsys, tmp_path):
     assert "weights alone" in line
 
 
-class Evil:
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.folder}/ran",)
-
-
 def test_checkpoint_of_other_classes(config, run, toy, capsys, tmp_path):
-    folder = spoil(toy, tmp_path, lambda c, f: None)
+    folder = changed_toy(toy, tmp_path, lambda c, f: None)
     path = folder / "annotations" / "instances_val.json"
     path.write_text(path.read_text().replace('"star"', '"comet"'))
     line = refused(capsys, test_script.main, config, f"data.root={folder}", "--checkpoint", run / "last.pt")
@@ -394,7 +374,7 @@ def test_output_that_cannot_be_made(config, run, capsys, tmp_path):
 
 
 def test_validation_without_objects(config, toy, capsys, tmp_path):
-    folder = spoil(toy, tmp_path, lambda c, f: None)
+    folder = changed_toy(toy, tmp_path, lambda c, f: None)
     path = folder / "annotations" / "instances_val.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
     arguments = [config, f"data.root={folder}", "--output", str(tmp_path / "r")]
@@ -421,7 +401,7 @@ def test_a_signal_during_validation_is_heeded_at_once(config, tmp_path, monkeypa
     assert train_script.main([config, *overrides, "--output", str(tmp_path / "r")]) == 128 + signal.SIGTERM
     assert len(looked_at) == 1
     assert checkpoint.load(tmp_path / "r" / "last.pt")["iteration"] == 3
-    assert not any("val_AP" in row for row in read_metrics(tmp_path / "r" / "metrics.jsonl"))
+    assert not any("val_AP" in row for row in read_rows(tmp_path / "r"))
 
 
 def test_a_fault_of_the_program_keeps_what_was_computed(config, tmp_path, monkeypatch):
@@ -449,7 +429,7 @@ def test_out_of_gpu_memory_says_what_to_do(config, tmp_path, monkeypatch, capsys
 
 
 def test_unreadable_images_in_an_evaluation(config, run, toy, capsys, tmp_path):
-    folder = spoil(toy, tmp_path, lambda c, f: (f / "val" / "000018.jpg").write_bytes(b"no image") and None)
+    folder = changed_toy(toy, tmp_path, lambda c, f: (f / "val" / "000018.jpg").write_bytes(b"no image") and None)
     arguments = ["--checkpoint", run / "last.pt", "--output", tmp_path / "e", "--draw", "9"]
     line = refused(capsys, test_script.main, config, f"data.root={folder}", *arguments, code=1)
     assert "1 of 4 images could not be read" in line
@@ -480,7 +460,7 @@ def test_cuda_asked_for_in_vain(config, capsys, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_image_is_told_and_too_many_end_the_run(config, toy, capsys, tmp_path, workers):
-    folder = spoil(toy, tmp_path, lambda c, f: (f / "train" / "000003.jpg").write_bytes(b"no image") and None)
+    folder = changed_toy(toy, tmp_path, lambda c, f: (f / "train" / "000003.jpg").write_bytes(b"no image") and None)
     overrides = [f"data.root={folder}", f"train.workers={workers}", "train.validate_every=0", "train.ap_every=0"]
     output = tmp_path / "r"
     line = refused(capsys, train_script.main, config, *overrides, "--output", output, code=1)
@@ -494,26 +474,12 @@ def test_a_diverged_run_ends_and_keeps_the_last_good_state(config, capsys, tmp_p
     assert "focal, pull, push, offset not finite, on" in line and "train.lr" in line and ".jpg" in line
 
 
-def start(config, *arguments):
-    command = [sys.executable, "train.py", config, *arguments]
-    root = os.path.dirname(train_script.__file__)
-    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_rows(process, path, seconds=60):
-    for _ in range(seconds * 10):
-        if process.poll() is not None or len(read_metrics(path)) >= 1:
-            break
-        time.sleep(0.1)
-    assert process.poll() is None, process.communicate()
-
-
 LONG = ["train.iterations=100000", "train.validate_every=0", "train.ap_every=0", "train.snapshot_every=0"]
 
 
-def test_sigterm_saves_and_exits(config, tmp_path):
-    process = start(config, *LONG, "--output", str(tmp_path / "r"))
-    wait_for_rows(process, tmp_path / "r" / "metrics.jsonl")
+def test_sigterm_saves_and_exits(config, tmp_path, start):
+    process = start("train.py", config, *LONG, "--output", str(tmp_path / "r"))
+    wait_for_rows(process, tmp_path / "r")
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, err
@@ -522,12 +488,10 @@ def test_sigterm_saves_and_exits(config, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="finds the workers through /proc")
-def test_a_killed_worker_ends_the_run_with_its_reason(config, tmp_path):
-    process = start(config, *LONG, "train.workers=2", "--output", str(tmp_path / "r"))
-    wait_for_rows(process, tmp_path / "r" / "metrics.jsonl")
-    with open(f"/proc/{process.pid}/task/{process.pid}/children") as f:
-        children = [int(pid) for pid in f.read().split()]
-    workers = [pid for pid in children if "train.py" in open(f"/proc/{pid}/cmdline").read()]
+def test_a_killed_worker_ends_the_run_with_its_reason(config, tmp_path, start):
+    process = start("train.py", config, *LONG, "train.workers=2", "--output", str(tmp_path / "r"))
+    wait_for_rows(process, tmp_path / "r")
+    workers = children(process.pid)
     begun = time.time()
     os.kill(workers[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)

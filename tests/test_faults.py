@@ -3,18 +3,14 @@
 docs/reliability.md has the table of them; `python -m benchmarks.faults` kills many more times.
 """
 
-import contextlib
 import functools
 import json
 import multiprocessing
 import os
-import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -26,8 +22,19 @@ import test as test_script
 import train as train_script
 from models.losses import stack_loss
 from nnet import checkpoint
-from nnet.log import read_metrics
 from nnet.snapshots import STATE, Snapshots
+from tests.builders import changed_toy
+from tests.processes import (
+    SECONDS,
+    children,
+    free_port,
+    rank_environment,
+    rank_of,
+    read_rows,
+    start_ranks,
+    torchrun,
+    wait_for_rows,
+)
 from tests.runs import main, same, same_runs
 
 TINY = """
@@ -35,7 +42,6 @@ data: {train: {limit: 15}}
 train: {iterations: 60, lr_drops: [50], log_every: 1, validate_every: 0, snapshot_every: 5, collective_timeout: 60}
 test: {embedding_distance: 9}
 """
-SECONDS = 120  # more than any of these may take, also on a machine that is busy
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's /proc and /dev/full")
 
 
@@ -45,60 +51,6 @@ def run(config, tmp_path_factory):
     output = tmp_path_factory.mktemp("undisturbed")
     assert main(config, output, "train.keep=100") == 0
     return output
-
-
-@pytest.fixture
-def start(repository):
-    """Starts a program of the repository, in a process group of its own; what is left of it at the end is killed."""
-    started = []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def start(*command, **variables):
-        process = subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            cwd=repository,
-            env=environment | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        for pid in [*children(process.pid), process.pid]:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(os.getpgid(pid), signal.SIGKILL)
-        process.communicate(timeout=SECONDS)
-
-
-def torchrun(*arguments):
-    return ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *arguments]
-
-
-def wait_for_rows(process, output, count):
-    """Wait until the log has so many rows."""
-    end = time.monotonic() + SECONDS
-    while len(read_metrics(output / "metrics.jsonl")) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "no rows"
-        time.sleep(0.01)
-
-
-def children(pid):
-    """Ids of the processes that this one has started, and that run train.py; none where that cannot be known."""
-    found = []
-    with contextlib.suppress(FileNotFoundError):  # it has ended
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            if "train.py" in Path(f"/proc/{child}/cmdline").read_text():
-                found.append(int(child))
-    return found
-
-
-def rank(pid):
-    return int(re.search(r"\0RANK=(\d)", Path(f"/proc/{pid}/environ").read_text())[1])
 
 
 # Signals
@@ -113,7 +65,7 @@ def test_a_signal_saves_and_resume_goes_on(config, run, tmp_path, start, number)
     assert process.returncode == 128 + number, err
     assert f"stopped by signal {number}" in out and "--resume goes on" in out and "Traceback" not in err
     iteration = checkpoint.load(tmp_path / "last.pt")["iteration"]
-    assert iteration == read_metrics(tmp_path / "metrics.jsonl")[-1]["iteration"] < 60
+    assert iteration == read_rows(tmp_path)[-1]["iteration"] < 60
     assert main(config, tmp_path, "--resume") == 0
     same_runs(tmp_path, run)
 
@@ -142,7 +94,7 @@ def test_killed_again_and_again(config, run, tmp_path, start):
         process.kill()
         process.communicate(timeout=SECONDS)
         found = checkpoint.load(tmp_path / "last.pt")["iteration"]
-        assert found >= read_metrics(tmp_path / "metrics.jsonl")[-1]["iteration"] - 1
+        assert found >= read_rows(tmp_path)[-1]["iteration"] - 1
     assert main(config, tmp_path, *often, "--resume") == 0
     same_runs(tmp_path, run)
     assert not list(tmp_path.glob(".*"))
@@ -302,7 +254,7 @@ def test_tensorboard_cannot_write_for_a_while(config, tmp_path, monkeypatch, cap
     options = ["model.stacks=2", "train.iterations=9", "train.validate_every=1"]
     assert main(config, tmp_path, *options) == 0
     assert capsys.readouterr().out.count("nothing more is written for TensorBoard") == 1
-    losses = [row["iteration"] for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row]
+    losses = [row["iteration"] for row in read_rows(tmp_path) if "loss" in row]
     assert losses == list(range(1, 10))
 
 
@@ -341,15 +293,8 @@ def test_a_signal_while_the_disk_is_full_does_not_claim_a_saved_state(config, tm
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_image_is_left_out(config, toy, tmp_path, monkeypatch, capsys, workers):
     """Up to 1% of those seen (here, where 15 images are all there are, more); above it the run ends."""
-    folder = tmp_path / "toy"
-    folder.mkdir()
-    (folder / "annotations").symlink_to(toy / "annotations")
-    (folder / "train").mkdir()
-    for path in (toy / "train").iterdir():
-        (folder / "train" / path.name).symlink_to(path)
-    bad = folder / "train" / "000003.jpg"
-    bad.unlink()
-    bad.write_bytes(b"no image")
+    folder = changed_toy(toy, tmp_path, lambda content, folder: None)
+    (folder / "train" / "000003.jpg").write_bytes(b"no image")
     arguments = [config, tmp_path / "run", f"data.root={folder}", f"train.workers={workers}", "train.iterations=6"]
     assert main(*arguments) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -410,14 +355,14 @@ def test_nan_skips_the_step(config, run, tmp_path, spoiled, capsys):
     assert main(*arguments, "train.keep=9", "train.log_every=2") == 0
     assert "iteration 7: pull not finite" in capsys.readouterr().out
     same(*(checkpoint.load(tmp_path / "run" / f"0000000{i}.pt")["model"] for i in (6, 7)))
-    rows = {row["iteration"]: row for row in read_metrics(tmp_path / "run" / "metrics.jsonl")}
+    rows = {row["iteration"]: row for row in read_rows(tmp_path / "run")}
     state = {k: v for k, v in checkpoint.load(tmp_path / "run" / "last.pt")["model"].items() if v.is_floating_point()}
     assert all(value.isfinite().all() for value in state.values())
     # The row of iterations 7 and 8 has the loss of the one step that was made.
     spoiled(14)
     arguments[1] = tmp_path / "each"
     assert main(*arguments) == 0
-    each = {row["iteration"]: row for row in read_metrics(tmp_path / "each" / "metrics.jsonl")}
+    each = {row["iteration"]: row for row in read_rows(tmp_path / "each")}
     assert 7 not in each or "loss" not in each[7]
     assert rows[8]["loss"] == pytest.approx(each[8]["loss"], rel=1e-6)
     assert rows[8]["gradient_norm"] == pytest.approx(each[8]["gradient_norm"], rel=1e-6)
@@ -448,7 +393,7 @@ def test_torchrun_restarts_a_killed_process(config, run_of_two, tmp_path, start,
     restarting = torchrun("--max_restarts=2", "train.py", config, "--output", tmp_path, "--resume")
     process = start(*restarting)
     wait_for_rows(process, tmp_path, 8)
-    ranks = {rank(pid): pid for pid in children(process.pid)}
+    ranks = {rank_of(pid): pid for pid in children(process.pid)}
     os.kill(ranks[killed], signal.SIGKILL)
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
@@ -476,17 +421,8 @@ def test_a_signal_to_torchrun(config, run_of_two, tmp_path, start, number, all_o
     same_runs(tmp_path, run_of_two)
 
 
-def two_processes(start, *command):
-    """Start a program twice, as torchrun would, without its looking after them."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [start(*command, RANK=str(r), LOCAL_RANK=str(r), **shared) for r in range(2)]
-
-
 def test_a_signal_to_one_process_stops_all(config, tmp_path, start):
-    first, second = two_processes(start, "train.py", config, "--output", tmp_path)
+    first, second = start_ranks(start, 2, "train.py", config, "--output", tmp_path)
     wait_for_rows(first, tmp_path, 3)
     second.send_signal(signal.SIGUSR1)
     for process in (first, second):
@@ -498,7 +434,7 @@ def test_a_signal_to_one_process_stops_all(config, tmp_path, start):
 @pytest.mark.parametrize("hung", [0, 1])
 def test_a_process_that_hangs(config, tmp_path, start, hung):
     timeout = 8
-    processes = two_processes(start, "train.py", config, f"train.collective_timeout={timeout}", "--output", tmp_path)
+    processes = start_ranks(start, 2, "train.py", config, f"train.collective_timeout={timeout}", "--output", tmp_path)
     wait_for_rows(processes[0], tmp_path, 8)
     processes[hung].send_signal(signal.SIGSTOP)
     begun = time.monotonic()
@@ -528,7 +464,7 @@ def hang_in(tmp_path, where):
 @pytest.mark.parametrize("where", ["validation_loss", "evaluate"])
 def test_a_first_process_that_hangs_while_the_other_waits_for_it(config, tmp_path, start, where):
     options = ["train.collective_timeout=4", "train.validate_every=3", "train.ap_every=3", "data.val.limit=2"]
-    _, second = two_processes(start, hang_in(tmp_path, where), config, *options, "--output", tmp_path / "r")
+    _, second = start_ranks(start, 2, hang_in(tmp_path, where), config, *options, "--output", tmp_path / "r")
     _, err = second.communicate(timeout=SECONDS)
     assert second.returncode == 1, err
     error = err.strip().splitlines()[-1]
@@ -551,7 +487,7 @@ def test_a_slow_save_is_waited_for(config, tmp_path, start):
     )
     options = ["train.iterations=2", "train.lr_drops=[1]", f"train.collective_timeout={timeout}"]
     begun = time.monotonic()
-    for process in two_processes(start, script, config, *options, "--output", tmp_path / "r"):
+    for process in start_ranks(start, 2, script, config, *options, "--output", tmp_path / "r"):
         _, err = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, err
     assert time.monotonic() - begun > seconds
@@ -561,12 +497,8 @@ def test_a_slow_save_is_waited_for(config, tmp_path, start):
 @pytest.mark.parametrize("script", ["train.py", "test.py"])
 def test_a_process_that_never_joins(config, run, tmp_path, start, script):
     more = ["--checkpoint", run / "last.pt"] if script == "test.py" else []
-    variables = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        variables["MASTER_PORT"] = str(s.getsockname()[1])
     options = [config, "train.collective_timeout=3", *more, "--output", tmp_path / "r"]
-    alone = start(script, *options, **variables)
+    alone = start(script, *options, **rank_environment(0, 2, free_port()))
     _, err = alone.communicate(timeout=SECONDS)
     assert alone.returncode == 1 and "Traceback" not in err
     error = err.strip().splitlines()[-1]
@@ -581,7 +513,7 @@ def test_a_process_that_dies_while_testing(config, run, tmp_path, start):
         "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\nif os.environ['RANK'] == '1': Detector.__call__ = die\n"
         "sys.exit(test.main(sys.argv[1:]))\n"
     )
-    first, _ = two_processes(start, script, config, *options)
+    first, _ = start_ranks(start, 2, script, config, *options)
     _, err = first.communicate(timeout=SECONDS)
     assert first.returncode == 1 and "Traceback" not in err, err
     assert err.strip().splitlines()[-1].startswith("error: another process of this run has ended")

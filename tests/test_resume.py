@@ -11,7 +11,7 @@ import torch
 import train as train_script
 from nnet import checkpoint
 from nnet.evaluation import Validation
-from nnet.log import read_metrics
+from tests.processes import read_rows
 from tests.runs import main, same, same_runs
 
 # 15 images in updates of 5: an epoch has 3 iterations.
@@ -76,7 +76,7 @@ def test_rows_of_several_iterations_are_those_of_the_run_that_goes_through(confi
     assert stopped(signal.SIGTERM, 6, config, tmp_path / "other", *every) == 128 + signal.SIGTERM
     assert main(config, tmp_path / "other", *every, "--resume") == 0
     same_runs(tmp_path / "one", tmp_path / "other")
-    assert [row["iteration"] for row in read_metrics(tmp_path / "one" / "metrics.jsonl")] == [4, 8, 9]
+    assert [row["iteration"] for row in read_rows(tmp_path / "one")] == [4, 8, 9]
 
 
 def test_ended_and_prolonged(config, run, tmp_path):
@@ -140,7 +140,7 @@ def test_the_best_is_remembered(config, tmp_path, precisions, stopped):
     assert checkpoint.load(tmp_path / "best.pt")["iteration"] == 2
     assert main(config, tmp_path, *often, "--resume") == 0
     assert checkpoint.load(tmp_path / "best.pt")["iteration"] == 5
-    found = [row["val_AP"] for row in read_metrics(tmp_path / "metrics.jsonl") if "val_AP" in row]
+    found = [row["val_AP"] for row in read_rows(tmp_path) if "val_AP" in row]
     assert found == [0.2, 0.5, 0.4, 0.3, 0.6]
 
 
@@ -237,12 +237,12 @@ def test_a_validation_due_at_the_end_is_made_up_for(config, run, tmp_path):
     """A run that was killed between its last snapshot and the validation."""
     output = tmp_path / "r"
     shutil.copytree(run, output)
-    rows = read_metrics(output / "metrics.jsonl")
+    rows = read_rows(output)
     last = rows[-1]
     assert last["iteration"] == 9 and "val_loss" in last
     (output / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
     assert main(config, output, "--resume") == 0
-    assert read_metrics(output / "metrics.jsonl") == rows
+    assert read_rows(output) == rows
 
 
 def test_another_layout_of_the_weights_on_resume(config, run, tmp_path):

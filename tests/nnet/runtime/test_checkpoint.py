@@ -10,18 +10,9 @@ from models.cornernet import cornernet
 from nnet import checkpoint
 from nnet.checkpoint import CheckpointError
 from nnet.released import rename
+from tests.builders import CommandWhenUnpickled
 
 SMALL = {"stacks": 1, "stem_width": 4, "widths": [4, 6], "blocks": [1, 1], "pool_width": 2}
-
-
-class Shell:
-    """An object whose unpickling would run a command."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.folder}/ran",)
 
 
 def test_save_and_load(tmp_path):
@@ -77,9 +68,9 @@ def test_no_checkpoint_at_all(tmp_path, content):
 
 @pytest.mark.parametrize("how", ["torch", "legacy", "pickle"])
 def test_code_is_refused_and_not_run(tmp_path, how):
-    path, harm = tmp_path / "x.pkl", {"w": torch.zeros(1), "x": Shell(tmp_path)}
+    path, harm = tmp_path / "x.pkl", {"w": torch.zeros(1), "x": CommandWhenUnpickled(tmp_path)}
     if how == "pickle":
-        path.write_bytes(pickle.dumps({"x": Shell(tmp_path)}))
+        path.write_bytes(pickle.dumps({"x": CommandWhenUnpickled(tmp_path)}))
     else:
         torch.save(harm, path, _use_new_zipfile_serialization=how == "torch")
     with pytest.raises(CheckpointError, match="x.pkl .*is refused: .*(run code|more than tensors)"):

@@ -1,11 +1,7 @@
 """Several processes compute the update that one computes."""
 
-import os
-import socket
-import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +13,7 @@ from models.losses import LossWeights
 from nnet.distributed import Group
 from nnet.training import Objective, Step
 from sample import Batch, Penalty
+from tests.processes import SECONDS, start_ranks
 
 BATCH = [2, 3, 1]
 STEPS = 5
@@ -73,27 +70,14 @@ def run(path, name):
             torch.save({"state": network.state_dict(), "losses": torch.stack(losses)}, path)
 
 
-def start(rank, size, port, path, name):
-    """This file as a script in a process of its own, as torchrun would start it."""
-    root = str(Path(__file__).parents[2])
-    more = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    environment = os.environ | {name: str(value) for name, value in more.items()} | {"PYTHONPATH": root}
-    return subprocess.Popen([sys.executable, __file__, str(path), name], env=environment, cwd=root)
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("size", [2, 3])
-def test_processes_compute_the_update_of_one(tmp_path, size, name):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    processes = [start(rank, size, port, tmp_path / "many.pt", name) for rank in range(size)]
-    try:
-        run(tmp_path / "one.pt", name)
-        assert [process.wait(timeout=120) for process in processes] == [0] * size
-    finally:
-        for process in processes:
-            process.kill()
+def test_processes_compute_the_update_of_one(tmp_path, repository, start, size, name):
+    processes = start_ranks(start, size, __file__, tmp_path / "many.pt", name, PYTHONPATH=repository)
+    run(tmp_path / "one.pt", name)
+    for process in processes:
+        _, err = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, err
     one, many = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "many.pt")
     torch.testing.assert_close(many["losses"], one["losses"], rtol=1e-6, atol=1e-9)
     for name, value in one["state"].items():
