@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, read without running code from the file, matched to the network by name and shape."""
+"""Checkpoints: written atomically, read without running code, matched to the network by name and shape."""
 
 import os
 import pickle
@@ -97,7 +97,8 @@ def load(path: Path) -> dict[str, Any]:
 
 def damaged(path: Path, error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    unpickler = [line for line in lines if line.startswith("Unsupported")]  # the relevant line of torch's long explanation
+    # The relevant line of torch's long explanation
+    unpickler = [line for line in lines if line.startswith("Unsupported")]
     reason = (unpickler or lines or [type(error).__name__])[0]
     return (
         f"checkpoint {path} ({path.stat().st_size:,} bytes) is refused: it is damaged, or holds more than tensors and "

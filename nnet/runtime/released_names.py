@@ -1,8 +1,8 @@
 """Parameter names of the released checkpoints, and their names here.
 
 A released checkpoint is a pickled state dict whose names begin with `module.`: pre = stem; kps.S = hourglass of stack S
-with up1 (skip), low1 (down), low2 (inner), low3 (up); cnvs = features; inters_, cnvs_, inters = the layers between two stacks;
-tl_cnvs, br_cnvs, ct_cnvs = prediction modules; *_heats, *_tags, *_regrs = heads.
+with up1 (skip), low1 (down), low2 (inner), low3 (up); cnvs = features; inters_, cnvs_, inters = the layers between two
+stacks; tl_cnvs, br_cnvs, ct_cnvs = prediction modules; *_heats, *_tags, *_regrs = heads.
 """
 
 import re

@@ -75,8 +75,8 @@ class NonFiniteCount:
 class Guard:
     """Context of the training loop: whatever ends it, the state after the last step is saved and files are closed.
 
-    A signal ends the loop after the current step (see Signals). An error ends it at once; what the user can mend becomes a
-    RunError that also says what is saved.
+    A signal ends the loop after the current step (see Signals). An error ends it at once; what the user can mend
+    becomes a RunError that also says what is saved.
     """
 
     def __init__(self, trainer):
@@ -105,7 +105,7 @@ class Guard:
     def _handle(self, error: Exception) -> bool:
         self.signals.deferring = True
         self.trainer.save(wait=False)
-        # Clusters send a signal to all processes of a run, workers too: their death is then part of the stop.
+        # Clusters signal all processes of a run, workers included: their death is then part of the stop.
         if self.signals.stop is not None and not isinstance(error, (DataError, RunError)):
             return True
         reason = stopping_reason(error)
