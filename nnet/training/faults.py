@@ -105,7 +105,7 @@ class Guard:
     def _handle(self, error: Exception) -> bool:
         self.signals.deferring = True
         self.trainer.save(wait=False)
-        # Clusters signal all processes of a run, workers included: their death is then part of the stop.
+        # Clusters signal all processes of a run, workers too: their death is then part of the stop.
         if self.signals.stop is not None and not isinstance(error, (DataError, RunError)):
             return True
         reason = stopping_reason(error)
