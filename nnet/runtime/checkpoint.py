@@ -79,7 +79,16 @@ def load(path: Path) -> dict[str, Any]:
                 "may hold tensors and plain values alone; save its state dict by itself"
             ) from e
         raise CheckpointError(damaged(path, e)) from e
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as e:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+    ) as e:
         raise CheckpointError(damaged(path, e)) from e
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"checkpoint {path} holds {type(state).__name__}, not the state of a network")

@@ -96,7 +96,7 @@ class Guard:
         try:
             if error is None:
                 with self.signals.held():
-                    self.trainer.save()  # torchrun ends all processes soon after the first has stopped: save before that
+                    self.trainer.save()  # before any process ends: torchrun soon ends the others then
                 return False
             return isinstance(error, Exception) and self._handle(error)
         finally:
