@@ -5,11 +5,7 @@ import pytest
 
 from sample import augment
 from sample.augment import Augmentation, AugmentOptions, Crop, Fit, Mirror, RandomCrop, Sample, augmentations
-from tests.sample.batches import golden_crops
-
-
-def picture(height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+from tests.sample.data import golden_crops, picture
 
 
 def without_boxes(image) -> Sample:
@@ -55,9 +51,7 @@ def test_boxes_follow_the_pixels(input_size):
 def test_draws():
     options = AugmentOptions()
     assert (
-        len(options.scales) == 8
-        and options.scales[4] == 0.9999999999999999
-        and options.scales[5] == 1.0999999999999999
+        len(options.scales) == 8 and options.scales[4] == 0.9999999999999999 and options.scales[5] == 1.0999999999999999
     )
     rng = np.random.default_rng(0)
     crop, mirror, large = crop_of(options), Mirror(options.mirror), without_boxes(picture(300, 200))

@@ -14,7 +14,7 @@ from sample.batch import collate, pack
 from sample.colour import normalise
 from sample.dataset import TrainingSet
 from sample.targets import Grid, PenaltyOptions, box_targets
-from tests.sample.batches import assert_same, load_batches
+from tests.sample.data import assert_same, load_batches
 
 
 def test_batches(index):

@@ -16,7 +16,7 @@ from sample.colour import (
     draw_colour,
     normalise,
 )
-from tests.sample.batches import golden_crops
+from tests.sample.data import golden_crops
 
 KINDS = {"brightness": BRIGHTNESS, "contrast": CONTRAST, "saturation": SATURATION}
 

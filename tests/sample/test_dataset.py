@@ -9,7 +9,7 @@ from db import DataError
 from sample.augment import AugmentOptions
 from sample.batch import collate
 from sample.dataset import TrainingSet
-from tests.sample.batches import assert_same, damage, load_batches
+from tests.sample.data import assert_same, damage, load_batches
 
 
 def test_epochs_differ_and_seeds_differ(index):

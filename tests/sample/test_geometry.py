@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 
 from sample.geometry import fit_image, place
-
-
-def picture(height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+from tests.sample.data import picture
 
 
 def test_place():

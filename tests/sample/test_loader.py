@@ -12,7 +12,7 @@ import torch
 from sample.dataset import TrainingSet
 from sample.loader import make_loader
 from sample.order import MicroBatches, validation_batches
-from tests.sample.batches import assert_same, damage, load_batches
+from tests.sample.data import assert_same, damage, load_batches
 
 
 @pytest.mark.parametrize("workers", [1, 2])

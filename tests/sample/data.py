@@ -1,10 +1,11 @@
-"""What several sampling tests do: damaging images, loading batches and comparing them, reading golden crops."""
+"""What several sampling tests need: random and damaged images, batches and their comparison, golden crops."""
 
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from db import AnnotationIndex, load_index, read_image
@@ -13,6 +14,11 @@ from sample.batch import Batch
 from sample.dataset import TrainingSet
 from sample.loader import make_loader
 from sample.order import MicroBatches
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    """Noise, (height, width, 3) uint8."""
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def damage(index: AnnotationIndex, i: int) -> None:
