@@ -65,6 +65,7 @@ def test_golden_parameter_names_and_shapes(golden, name):
     assert sum(p.numel() for p in network.parameters()) == parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_golden_forward(golden, name):
     seed = json.loads(golden("manifest.json").read_text())["seed"]
