@@ -1,0 +1,57 @@
+"""README.md and docs/: links, the list of configs, and the numbers of files and lines in the reading order."""
+
+import re
+
+import pytest
+
+PAGES = ("README.md", *(f"docs/{name}.md" for name in ("commands", "configs", "differences", "extending", "own_data")))
+PAGES += tuple(f"docs/{name}.md" for name in ("ablations", "ceiling", "hourglass104_cpu", "native", "overfit"))
+PAGES += tuple(f"docs/{name}.md" for name in ("performance", "published", "reliability", "toy", "training"))
+
+
+def without_code(text: str) -> str:
+    """A page without its code blocks."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", without_code(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(repository, page):
+    path = repository / page
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(path.read_text())):
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+def test_all_pages_are_checked(repository):
+    assert sorted(PAGES) == ["README.md", *sorted(f"docs/{path.name}" for path in (repository / "docs").glob("*.md"))]
+
+
+def test_every_config_is_listed(repository):
+    listed = re.findall(r"^\| \[(\w+\.yaml)\]", (repository / "docs" / "configs.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in (repository / "configs").glob("*.yaml"))
+
+
+def test_the_readme_is_short(repository):
+    assert len((repository / "README.md").read_text().splitlines()) <= 120
+
+
+def test_the_reading_order_is_as_long_as_stated(repository):
+    text = (repository / "README.md").read_text()
+    lists = re.findall(r"(\d+) files, ([\d,]+) lines\.\n\n((?:\d+\. .*\n)+)", text)
+    assert len(lists) == 2  # training and testing
+    for files, lines, entries in lists:
+        paths = re.findall(r"^\d+\. \[([^\]]+)\]", entries, re.MULTILINE)
+        assert len(paths) == int(files) <= 10
+        total = sum(len((repository / path).read_text().splitlines()) for path in paths)
+        assert total <= 1800
+        assert abs(total - int(lines.replace(",", ""))) <= 50
