@@ -8,17 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-import train as train_script
-from nnet import checkpoint
-from nnet.evaluation import Validation
+from nnet.runtime import checkpoint
+from nnet.training.validation import Validation
 from tests.processes import read_rows
-from tests.runs import main, same, same_runs
+from tests.runs import before_steps, main, same, same_runs
 
 # 15 images in updates of 5: an epoch has 3 iterations.
 TINY = """
 data: {train: {limit: 15}, val: {limit: 2}}
 train: {iterations: 9, lr_drops: [5], warmup: 2, log_every: 1, validate_every: 3, snapshot_every: 0}
 """
+# Options that the version before `model.detector` had in these sections
+OLD_MODEL = {"backbone", "head", "stacks", "stem_width", "widths", "blocks", "pool_width", "corner_pooling", "bn_init"}
+OLD_MODEL |= {"center_keypoints", "center_pooling", "cascade_corner_pooling"}
+OLD_RUNTIME = {"device", "threads", "tf32", "collective_timeout"}
 STOPS = [1, 3, 4, 6, 8]  # 3 and 6 end an epoch, and are validated
 
 
@@ -35,14 +38,8 @@ def stopped(monkeypatch):
     """Runs train.py with a signal that arrives in the given iteration; returns its exit code."""
 
     def run(number, iteration, *arguments):
-        def learning_rate(finished, *options):
-            if finished == iteration - 1:
-                signal.raise_signal(number)
-            return original(finished, *options)
-
-        original = train_script.learning_rate
         with monkeypatch.context() as patch:
-            patch.setattr(train_script, "learning_rate", learning_rate)
+            before_steps(patch, {iteration: lambda: signal.raise_signal(number)})
             return main(*arguments)
 
     return run
@@ -200,8 +197,38 @@ def test_a_checkpoint_of_another_version(config, run, tmp_path, capsys):
     torch.save(state, tmp_path / "old.pt")
     assert main(config, tmp_path / "run", "--resume", str(tmp_path / "old.pt")) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "old.pt is of another version, which kept no window" in line and "--init" in line
+    assert "old.pt is of another version, which stored no window" in line and "--init" in line
     assert main(config, tmp_path / "run", *STILL, "--init", str(tmp_path / "old.pt")) == 0
+
+
+def in_the_structure_before_detectors(config):
+    """A CornerNet's config as the version before `model.detector` stored it in checkpoints."""
+    config = {**config, "model": dict(config["model"]), "data": dict(config["data"]), "train": dict(config["train"])}
+    assert config["model"].pop("detector") == "cornernet" and config["model"].pop("extra_keypoints") == []
+    backbone = dict(config["model"].pop("backbone"))
+    config["model"] |= {"backbone": backbone.pop("name"), "head": "keypoints", **backbone}
+    config["model"] |= dict.fromkeys(["center_keypoints", "center_pooling", "cascade_corner_pooling"], False)
+    config["train"] |= config.pop("runtime")
+    return config
+
+
+def test_a_checkpoint_of_the_version_before_detectors(config, run, tmp_path, stopped, capsys):
+    assert stopped(signal.SIGTERM, 4, config, tmp_path) == 128 + signal.SIGTERM
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    state["config"] = in_the_structure_before_detectors(state["config"])
+    assert state["config"]["model"].keys() == OLD_MODEL and OLD_RUNTIME <= state["config"]["train"].keys()
+    torch.save(state, tmp_path / "00000004.pt")
+    torch.save(state, tmp_path / "last.pt")
+    capsys.readouterr()
+    assert main(config, tmp_path, "--resume") == 0
+    printed = capsys.readouterr().out
+    assert "after 4 of 9 iterations" in printed and "with other options" not in printed
+    same_runs(tmp_path, run)
+    (tmp_path / "last.pt").unlink()
+    torch.save(state, tmp_path / "last.pt")
+    changed = ["model.corner_pooling=false", "--resume", tmp_path / "last.pt"]
+    assert main(config, tmp_path, *changed) == 2
+    assert "model.corner_pooling: True -> False" in capsys.readouterr().err
 
 
 def test_init_where_nothing_fits(config, tmp_path, capsys):
