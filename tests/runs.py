@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+import nnet.training.folder
 import nnet.training.validation
 import test as test_script
 import train as train_script
@@ -76,6 +77,16 @@ def before_steps(monkeypatch: pytest.MonkeyPatch, actions: Mapping[int, Callable
         original(self, micro_batches)
 
     monkeypatch.setattr(Trainer, "step", step)
+
+
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out TensorBoard's pictures of the runs that follow in this process, which take most of their time."""
+    monkeypatch.setattr(nnet.training.validation, "draw_predictions", lambda *_: iter(()))
+
+
+def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out curves.png of the runs that follow in this process, which takes longer than many steps."""
+    monkeypatch.setattr(nnet.training.folder, "draw_curves", lambda *_: None)
 
 
 # Faults of programs that are started as processes of their own

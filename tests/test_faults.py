@@ -45,6 +45,7 @@ from tests.runs import (
     same,
     same_runs,
     slow_save,
+    without_curves,
 )
 
 TINY = """
@@ -62,6 +63,12 @@ def run(config, tmp_path_factory):
     output = tmp_path_factory.mktemp("undisturbed")
     assert main(config, output, "train.keep=100") == 0
     return output
+
+
+@pytest.fixture(autouse=True)
+def quick(run, monkeypatch):
+    """All runs but `run` do without curves."""
+    without_curves(monkeypatch)
 
 
 # Signals
@@ -251,7 +258,7 @@ def test_tensorboard_cannot_write_for_a_while(config, tmp_path, monkeypatch, cap
     monkeypatch.setattr(nnet.training.metrics, "SummaryWriter", at_once)
     slow = {n: lambda: time.sleep(0.1) for n in range(4, 8)}
     before_steps(monkeypatch, {3: limit(0), **slow, 8: limit()})
-    options = ["model.backbone.stacks=2", "train.iterations=9", "train.validate_every=1"]
+    options = ["data.val.limit=1", "model.backbone.stacks=2", "train.iterations=9", "train.validate_every=1"]
     assert main(config, tmp_path, *options) == 0
     assert capsys.readouterr().out.count("nothing more is written for TensorBoard") == 1
     losses = [row["iteration"] for row in read_rows(tmp_path) if "loss" in row]
@@ -297,7 +304,10 @@ def test_an_unreadable_image_is_left_out(config, toy, tmp_path, monkeypatch, cap
     (folder / "train" / "000003.jpg").write_bytes(b"no image")
     arguments = [config, tmp_path / "run", f"data.root={folder}", f"train.workers={workers}", "train.iterations=6"]
     assert main(*arguments) == 1
-    error = capsys.readouterr().err.strip().splitlines()[-1]
+    err = capsys.readouterr().err
+    error = err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and "Traceback" not in err
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] >= 1  # what was computed is kept
     assert "000003.jpg" in error and "more than 1%" in error and "--resume goes on from it" in error
     monkeypatch.setattr(nnet.training.faults.UnreadableCount, "LIMIT", 0.2)
     assert main(*arguments, "--resume") == 0
@@ -313,7 +323,9 @@ def test_a_killed_worker(config, run, tmp_path, start):
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 1 and "Traceback" not in err
     error = err.strip().splitlines()[-1]
-    assert error.startswith("error: loading training data failed") and "run out of memory" in error
+    assert (
+        error.startswith("error: loading training data failed") and "killed" in error and "run out of memory" in error
+    )
     assert "--resume goes on from it" in error
     assert main(config, tmp_path, "--resume") == 0
     same_runs(tmp_path, run)

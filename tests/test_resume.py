@@ -1,5 +1,6 @@
 """A run that is stopped and resumed is the run that goes through, bit for bit; which checkpoints stay; --init."""
 
+import functools
 import json
 import shutil
 import signal
@@ -11,7 +12,7 @@ import torch
 from nnet.runtime import checkpoint
 from nnet.training.validation import Validation
 from tests.processes import read_rows
-from tests.runs import before_steps, main, same, same_runs
+from tests.runs import before_steps, main, same, same_runs, without_curves, without_pictures
 
 # 15 images in updates of 5: an epoch has 3 iterations.
 TINY = """
@@ -33,6 +34,29 @@ def run(config, tmp_path_factory):
     return output
 
 
+@pytest.fixture(autouse=True)
+def quick(run, monkeypatch):
+    """All runs but `run` do without pictures."""
+    without_pictures(monkeypatch)
+    without_curves(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def stopped_at(config, tmp_path_factory):
+    """Gives the folder of a run that SIGTERM stopped in the given iteration, not to be changed."""
+
+    @functools.cache
+    def run(iteration, workers):
+        output = tmp_path_factory.mktemp("stopped")
+        with pytest.MonkeyPatch.context() as patch:
+            before_steps(patch, {iteration: lambda: signal.raise_signal(signal.SIGTERM)})
+            assert main(config, output, f"train.workers={workers}") == 128 + signal.SIGTERM
+        assert checkpoint.load(output / "last.pt")["iteration"] == iteration
+        return output
+
+    return run
+
+
 @pytest.fixture
 def stopped(monkeypatch):
     """Runs train.py with a signal that arrives in the given iteration; returns its exit code."""
@@ -51,12 +75,10 @@ def checkpoints(folder):
 
 @pytest.mark.parametrize("before, after", [(0, 0), (2, 2), (0, 2)])
 @pytest.mark.parametrize("stop", STOPS)
-def test_stopped_and_resumed(config, run, tmp_path, stopped, stop, before, after):
-    number = signal.SIGTERM
-    assert stopped(number, stop, config, tmp_path, f"train.workers={before}") == 128 + number
-    assert checkpoint.load(tmp_path / "last.pt")["iteration"] == stop
-    assert main(config, tmp_path, f"train.workers={after}", "--resume") == 0
-    same_runs(tmp_path, run)
+def test_stopped_and_resumed(config, run, tmp_path, stopped_at, stop, before, after):
+    output = shutil.copytree(stopped_at(stop, before), tmp_path / "run")
+    assert main(config, output, f"train.workers={after}", "--resume") == 0
+    same_runs(output, run)
 
 
 def test_stopped_at_every_point_in_turn(config, run, tmp_path, stopped):
@@ -94,10 +116,10 @@ def test_rows_past_the_checkpoint_are_made_again(config, run, tmp_path, stopped)
 
 
 def test_float16_keeps_the_scale_of_the_loss(config, tmp_path, stopped):
-    arguments = [config, tmp_path / "one", "train.precision=float16"]
+    arguments = [config, tmp_path / "one", "train.precision=float16", "train.iterations=5", "train.validate_every=0"]
     assert main(*arguments) == 0
     arguments[1] = tmp_path / "other"
-    assert stopped(signal.SIGTERM, 4, *arguments) == 128 + signal.SIGTERM
+    assert stopped(signal.SIGTERM, 3, *arguments) == 128 + signal.SIGTERM
     scaler = checkpoint.load(tmp_path / "other" / "last.pt")["scaler"]
     assert scaler["scale"] > 0 and "_growth_tracker" in scaler
     assert main(*arguments, "--resume") == 0
@@ -203,32 +225,27 @@ def test_a_checkpoint_of_another_version(config, run, tmp_path, capsys):
 
 def in_the_structure_before_detectors(config):
     """A CornerNet's config as the version before `model.detector` stored it in checkpoints."""
-    config = {**config, "model": dict(config["model"]), "data": dict(config["data"]), "train": dict(config["train"])}
-    assert config["model"].pop("detector") == "cornernet" and config["model"].pop("extra_keypoints") == []
-    backbone = dict(config["model"].pop("backbone"))
-    config["model"] |= {"backbone": backbone.pop("name"), "head": "keypoints", **backbone}
-    config["model"] |= dict.fromkeys(["center_keypoints", "center_pooling", "cascade_corner_pooling"], False)
-    config["train"] |= config.pop("runtime")
-    return config
+    model, backbone = config["model"], config["model"]["backbone"]
+    old = backbone | model | {"backbone": backbone["name"], "head": "keypoints"}
+    old |= dict.fromkeys(["center_keypoints", "center_pooling", "cascade_corner_pooling"], False)
+    config = config | {"model": {name: old[name] for name in OLD_MODEL}, "train": config["train"] | config["runtime"]}
+    return {name: section for name, section in config.items() if name != "runtime"}
 
 
-def test_a_checkpoint_of_the_version_before_detectors(config, run, tmp_path, stopped, capsys):
-    assert stopped(signal.SIGTERM, 4, config, tmp_path) == 128 + signal.SIGTERM
-    state = torch.load(tmp_path / "last.pt", weights_only=True)
+def test_a_checkpoint_of_the_version_before_detectors(config, run, tmp_path, stopped_at, capsys):
+    output = shutil.copytree(stopped_at(4, 0), tmp_path / "run")
+    state = torch.load(output / "last.pt", weights_only=True)
     state["config"] = in_the_structure_before_detectors(state["config"])
-    assert state["config"]["model"].keys() == OLD_MODEL and OLD_RUNTIME <= state["config"]["train"].keys()
-    torch.save(state, tmp_path / "00000004.pt")
-    torch.save(state, tmp_path / "last.pt")
-    capsys.readouterr()
-    assert main(config, tmp_path, "--resume") == 0
+    assert OLD_RUNTIME <= state["config"]["train"].keys() and "runtime" not in state["config"]
+    for name in ("00000004.pt", "last.pt"):
+        torch.save(state, output / name)
+    assert main(config, tmp_path / "other", "model.corner_pooling=false", "--resume", output / "last.pt") == 2
+    assert "of another network" in (error := capsys.readouterr().err)
+    assert "(model.corner_pooling: True -> False)" in error
+    assert main(config, output, "--resume") == 0
     printed = capsys.readouterr().out
     assert "after 4 of 9 iterations" in printed and "with other options" not in printed
-    same_runs(tmp_path, run)
-    (tmp_path / "last.pt").unlink()
-    torch.save(state, tmp_path / "last.pt")
-    changed = ["model.corner_pooling=false", "--resume", tmp_path / "last.pt"]
-    assert main(config, tmp_path, *changed) == 2
-    assert "model.corner_pooling: True -> False" in capsys.readouterr().err
+    same_runs(output, run)
 
 
 def test_init_where_nothing_fits(config, tmp_path, capsys):
