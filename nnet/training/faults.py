@@ -95,12 +95,20 @@ class Guard:
         """Save and close. Returns whether the error is handled: a signal ended the loop."""
         try:
             if error is None:
-                with self.signals.held():
-                    self.trainer.save()  # before any process ends: torchrun soon ends the others then
+                self._save_at_end()
                 return False
             return isinstance(error, Exception) and self._handle(error)
         finally:
             self._close()
+
+    def _save_at_end(self) -> None:
+        """Save together with the other processes: torchrun ends all of them soon after the first has stopped."""
+        try:
+            with self.signals.held():
+                self.trainer.save()
+        except Exception as error:  # another process is missing, or a worker has died in the meantime
+            if not self._handle(error):
+                raise
 
     def _handle(self, error: Exception) -> bool:
         self.signals.deferring = True
