@@ -5,9 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-
-from db import load_index
-from models.cornernet import cornernet
 from nnet.analyses import (
     KINDS,
     Annotated,
@@ -22,6 +19,9 @@ from nnet.analyses import (
 )
 from nnet.inference import Detector, DetectSettings
 from nnet.truth import MAPS
+
+from db import load_index
+from models.cornernet import cornernet
 from sample import Penalty, gaussian_radius
 
 PENALTY = Penalty()

@@ -80,9 +80,7 @@ def candidates(*rows):
 
 
 def test_suppress_by_class_and_drops_rejected_pairs():
-    pairs = candidates(
-        row(0, 0, 10, 10, 0.9), row(0, 0, 10, 10, 0.8, 1), row(0, 0, 10, 10, 0.5), row(5, 5, 6, 6, -1)
-    )
+    pairs = candidates(row(0, 0, 10, 10, 0.9), row(0, 0, 10, 10, 0.8, 1), row(0, 0, 10, 10, 0.5), row(5, 5, 6, 6, -1))
     found = suppress(pairs, DetectionOptions(as_published=False))
     assert found.labels.tolist() == [0, 0, 1]
     assert found.scores == pytest.approx([0.9, 0.5 * np.exp(-1 / 0.5), 0.8], rel=1e-5)

@@ -60,9 +60,7 @@ def backends(monkeypatch):
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-@pytest.mark.parametrize(
-    "wanted, torchrun, threads", [(3, True, [3]), (3, False, [3]), (0, False, [5]), (0, True, [])]
-)
+@pytest.mark.parametrize("wanted, torchrun, threads", [(3, True, [3]), (3, False, [3]), (0, False, [5]), (0, True, [])])
 def test_threads(backends, monkeypatch, wanted, torchrun, threads) -> None:
     """torchrun sets OMP_NUM_THREADS, which counts unless the options name a number."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -59,7 +59,9 @@ def test_classes_of_new_modules_are_found(make_package):
 
 
 def test_only_subclasses_are_found(make_package):
-    package = make_package(other="class Analysis: ...\nname = 'analysis'\n", imported="from nnet.analysis.base import *\n")
+    package = make_package(
+        other="class Analysis: ...\nname = 'analysis'\n", imported="from nnet.analysis.base import *\n"
+    )
     assert classes_in(package, Analysis) == classes_in(package, Picture) == {}
 
 
