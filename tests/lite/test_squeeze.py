@@ -27,7 +27,8 @@ from sample.geometry import clip_boxes
 from sample.targets import BatchObjects, Grid, box_targets, penalty_spread
 from tests.lite.golden_files import decode_cases, released_state, seed_of, tiny_index
 
-CONFIG = configs.load(Path(configs.__file__).parent / "cornernet_squeeze.yaml")
+FOLDER = Path(configs.__file__).parent
+CONFIG = configs.load(FOLDER / "cornernet_squeeze.yaml")
 CLASSES = 80
 PARAMETERS = 31_771_852
 COLOURS = {"brightness": BRIGHTNESS, "contrast": CONTRAST, "saturation": SATURATION}
@@ -261,3 +262,18 @@ def test_golden_post(golden_lite, shared_data):
     figures = evaluate(index, results, [int(index.image_ids[where[file]]) for file in listed["files"]])
     stats = [-1 if value is None else value for value in figures.values()]
     assert stats == pytest.approx(listed["ap_stats"], abs=1e-12)
+
+
+def test_configs_are_the_recipe():
+    assert CONFIG.train.batch == (13, 14, 14, 14)
+    assert (CONFIG.train.iterations, CONFIG.train.lr, CONFIG.train.lr_drops) == (500_000, 2.5e-4, (450_000,))
+    assert CONFIG.test.as_published and CONFIG.data.input_size == (511, 511)
+    paper = configs.load(FOLDER / "cornernet_hg104.yaml")
+    assert (CONFIG.augment, CONFIG.penalty, CONFIG.loss) == (paper.augment, paper.penalty, paper.loss)
+    small, toy = (configs.load(FOLDER / f"{name}.yaml") for name in ("toy_squeeze", "toy"))
+    assert (small.train, small.data) == (toy.train, toy.data)
+    for parts in (lambda c: c.model.head, lambda c: c.model.backbone.block, lambda c: c.model.backbone.upsampling):
+        assert parts(small) == parts(CONFIG) != parts(toy)
+    assert replace(small.test, as_published=True) == CONFIG.test
+    for config in (CONFIG, small):
+        assert configs.from_dict(configs.to_dict(config), "checkpoint") == config
