@@ -71,8 +71,8 @@ def embedding_loss(
     """
     mean = (top_left + bottom_right) / 2
     together = image_index[:, None] == image_index[None, :]  # (N, N): in the same image
-    # Number of objects in the image of each object, (N,). In PyTorch's default type even for float64 maps, as released.
-    # bincount would make the host wait for its result.
+    # Number of objects in the image of each object, (N,). Of PyTorch's default type: float32 even for float64 maps, as
+    # released. bincount would make the host wait for its result.
     count = together.sum(1, dtype=torch.get_default_dtype())
     pull = (((top_left - mean) ** 2 + (bottom_right - mean) ** 2) / (count + EPS)).sum()
 
