@@ -26,8 +26,14 @@ class Nearest(nn.Module):
 
 
 # The parts that the config names. A part of your own is a class with the same signature and a line here.
-BLOCKS: dict[str, Callable[..., nn.Module]] = {"residual": Residual, "fire": Fire}  # block(inputs, outputs, stride=1)
-UPSAMPLINGS: dict[str, Callable[[int], nn.Module]] = {"nearest": Nearest, "transposed": TransposedConv}  # (width)
+BLOCKS: dict[str, Callable[..., nn.Module]] = {  # block(inputs, outputs, stride=1)
+    "residual": Residual,
+    "fire": Fire,
+}
+UPSAMPLINGS: dict[str, Callable[[int], nn.Module]] = {  # upsampling(width)
+    "nearest": Nearest,
+    "transposed": TransposedConv,
+}
 
 
 @dataclass(frozen=True)
