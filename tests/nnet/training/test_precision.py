@@ -1,10 +1,10 @@
 """The options of precision, speed and memory, each compared with float32 on a small network.
 
-The gradient of a network with ReLU is not continuous. A rounding error of relative size e changes the sign of about that
-fraction of the units. The gradient through those is wrong altogether, so the whole gradient is off by about sqrt(e) per
-layer. Even float32 is off by up to 1e-3 when the order of its sums changes. So each half precision has two tolerances: a
-loose one for the network as it is, and one of the order of e for a network with SiLU in place of ReLU and without corner
-pooling, whose maximum may move too. docs/performance.md lists the tolerances with what was measured.
+The gradient of a network with ReLU is not continuous. A rounding error of relative size e changes the sign of about
+that fraction of the units. The gradient through those is wrong altogether, so the whole gradient is off by about
+sqrt(e) per layer. Even float32 is off by up to 1e-3 when the order of its sums changes. So each half precision has two
+tolerances: a loose one for the network as it is, and one of the order of e for a network with SiLU in place of ReLU and
+without corner pooling, whose maximum may move too. docs/performance.md lists the tolerances with what was measured.
 """
 
 import copy
