@@ -271,6 +271,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--draw takes a number of images, 0 or more")
     if args.beside_overrides and not args.beside:
         parser.error("beside.key=value is an option of the other network: name it with --beside")
+    for text in args.beside_overrides:
+        if not text.startswith(("model.", "test.")):
+            parser.error(f"--beside CONFIG CHECKPOINT takes the other network's model. and test. options, not {text}")
     for option in ("beside", "pictures"):
         if getattr(args, option) and not args.draw:
             parser.error(f"--{option} draws: say with --draw how many images")

@@ -23,7 +23,7 @@ from nnet.runtime.console import set_up_logging
 from nnet.runtime.devices import choose_device, set_up_backends
 from nnet.runtime.distributed import Group
 from nnet.runtime.errors import exit_code
-from nnet.training.data import check_batch_norm, load_training_data
+from nnet.training.data import check_batch_norm, load_training_data, summary
 from nnet.training.folder import RunFolder
 from nnet.training.metrics import Window
 from nnet.training.start import start_from
@@ -52,27 +52,21 @@ def train(config: configs.Config, args: argparse.Namespace, output: Path, group:
     check_batch_norm(family.network, batch, data.input_size)
     update = UpdateStep(family, options, len(batch), group)
 
-    # What the run starts from, and what it writes
+    # What the run starts from (nothing, --init or --resume), and what it writes
     window, folder = Window(sum(batch), group.device), RunFolder(output, options.keep, options.keep_every, group.first)
     start = start_from(args.resume, args.init, values, index, update, window, folder.snapshots, group)
     order.start = start.iteration
+    logger.info(summary(family.network, index, options.iterations, batch, group, output))
     constants = {"config": values, "categories": [list(index.category_ids), list(index.category_names)]}
     folder.open(configs.dump(config), constants, start, options.iterations, family.Terms._fields, args.profile)
-    parameters = sum(p.numel() for p in family.network.parameters())
-    logger.info(
-        f"{parameters:,} parameters, {index.num_classes} classes, {len(index):,} images with {len(index.boxes):,} "
-        f"objects; {options.iterations:,} iterations of {sum(batch)} images on {group.size} x {group.device.type}; "
-        f"output in {output}"
-    )
 
+    # The loop. Signals and errors are handled in nnet/training/faults.py.
     loader = make_loader(samples, order, options.workers, options.worker_timeout, group.device)
     trainer = Trainer(update, window, folder, start, index, options, group)
     if val_index:
-        detector = Detector(
-            family, replace(config.test, channels_last=options.channels_last), data.input_size, group.device
-        )
-        trainer.validate_on(val_index, detector, max(batch))
-    with trainer.guarded() as guard:  # signals and errors are handled in nnet/training/faults.py
+        testing = replace(config.test, channels_last=options.channels_last)  # the weights have this layout
+        trainer.validate_on(val_index, Detector(family, testing, data.input_size, group.device), max(batch))
+    with trainer.guarded() as guard:
         trainer.load_batches(loader, len(mine))
         while trainer.iteration < options.iterations:
             micro_batches = trainer.wait_for_batches()

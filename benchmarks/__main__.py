@@ -25,7 +25,8 @@ from tqdm import tqdm
 from benchmarks import data, detection, losses, network, pools
 from benchmarks.measure import HEAD, RULE, Row, Setting, machine
 from db import DataError
-from nnet.experiment import exit_code, keep_freed_memory
+from nnet.runtime.devices import keep_freed_memory
+from nnet.runtime.errors import exit_code
 
 
 class Benchmark(NamedTuple):

@@ -12,30 +12,29 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from dataclasses import asdict
 
 import numpy as np
 import torch
 
 import configs
-from models import build_network
-from models.hourglass import feature_size
-from models.layers import MissingPackage
-from nnet.analyses import Annotated, objects_of, overlaps
-from nnet.experiment import exit_code, load_split, make_detector
-from nnet.inference import REJECTED, Detector, DetectSettings, to_canvas
-from nnet.truth import MAPS, mirrored
-from sample import read_image
+from db import Objects, load_split, read_image
+from nnet.analysis.overlap import iou_with_objects
+from nnet.detection.detector import Detector
+from nnet.families import build_family
+from nnet.families.base import REJECTED
+from nnet.families.ground_truth import MAPS, mirrored
+from nnet.families.placement import to_canvas
+from nnet.runtime.errors import exit_code
 
 IOU = 0.95
 
 
-def taken(boxes: np.ndarray, labels: np.ndarray, truth: Annotated) -> np.ndarray:
+def taken(boxes: np.ndarray, labels: np.ndarray, truth: Objects) -> np.ndarray:
     """Which objects have a detection: (m,) bool.
 
     boxes: (n, 4), sorted by decreasing score. Each box is matched to the unmatched object with the highest IoU.
     """
-    free = overlaps(boxes, truth) * (labels[:, None] == truth.labels)
+    free = iou_with_objects(boxes, truth) * (labels[:, None] == truth.labels)
     got = np.zeros(len(truth.labels), bool)
     for iou in free:
         best = int(np.argmax(np.where(got, 0, iou))) if len(iou) else 0
@@ -50,14 +49,14 @@ def cells_of(detector: Detector, image: np.ndarray, boxes: np.ndarray) -> list[n
     Returns (n, 2, 2) for each: x, y of the top-left and the bottom-right corner.
     """
     _, placement = detector.place(image, 1.0)
-    size = feature_size(placement.canvas)
+    size = placement.cells
     canvas = to_canvas(boxes, placement)
     views = [canvas, mirrored(canvas, placement.canvas[1])]
     ratio = np.array(size[::-1]) / placement.canvas[::-1]
     return [np.minimum((v.reshape(-1, 2, 2) * ratio).astype(int), np.array(size[::-1]) - 1) for v in views]
 
 
-def reason(o: int, views: list[np.ndarray], truth: Annotated, corners: int, paired: bool) -> str:
+def reason(o: int, views: list[np.ndarray], truth: Objects, corners: int, paired: bool) -> str:
     """The reason why object o is lost.
 
     paired: decoding found its box, which suppression or the limit of 100 detections then removed.
@@ -65,7 +64,7 @@ def reason(o: int, views: list[np.ndarray], truth: Annotated, corners: int, pair
     if (truth.boxes[o, 2:] <= truth.boxes[o, :2]).any():
         return "without area"
     if paired:
-        twin = overlaps(truth.boxes[o : o + 1], truth)[0] * (truth.labels == truth.labels[o])
+        twin = iou_with_objects(truth.boxes[o : o + 1], truth)[0] * (truth.labels == truth.labels[o])
         twin[o] = 0
         return "suppressed by an object of its class" + (", a crowd" if truth.crowd[twin.argmax()] else "")
     others = np.arange(len(truth.labels)) != o
@@ -83,30 +82,29 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value")
     parser.add_argument("--split", choices=["val", "train"], default="val")
     args = parser.parse_intermixed_args()
-    return exit_code(lambda: explain(args), configs.ConfigError, MissingPackage)
+    return exit_code(lambda: explain(args), configs.ConfigError)
 
 
 def explain(args: argparse.Namespace) -> int:
     config = configs.load(args.config, args.overrides)
-    index = load_split(config.data.root, **asdict(getattr(config.data, args.split)))
-    settings = DetectSettings(**asdict(config.test))
-    network = build_network(index.num_classes, **asdict(config.model))
-    detector = make_detector(network, settings, config.data.input_size, torch.device("cpu"), truth=MAPS)
+    index, options = load_split(config.data, args.split), config.test
+    family = build_family(index.num_classes, config.model, config.penalty, config.loss)
+    detector = Detector(family, options, config.data.input_size, torch.device("cpu"), truth=MAPS)
     reasons, objects = Counter(), 0
     for i in range(len(index)):
-        image, truth = read_image(index.path(i), tuple(index.sizes[i].tolist())), objects_of(index, i)
-        found = detector(image, truth.truth)
-        order = np.argsort(-found.scores, kind="stable")[: settings.detections]
+        image, truth = read_image(index.path(i), tuple(index.sizes[i].tolist())), index.objects(i)
+        found = detector(image, truth)
+        order = np.argsort(-found.scores, kind="stable")[: options.detections]
         lost = np.flatnonzero(~taken(found.boxes[order], found.labels[order], truth) & ~truth.crowd)
         objects += int((~truth.crowd).sum())
         if not len(lost):
             continue
-        rows = detector.proposals(image, truth.truth)
-        rows = rows[rows[:, 4] > REJECTED]
+        pairs = family.propose(detector.views(image, truth), options)
+        pairs = pairs.take(pairs.scores > REJECTED)
         # (pairs, objects): which boxes equal an object's box within 0.1 pixels
-        same = (np.abs(rows[:, None, :4] - truth.boxes) < 0.1).all(-1) & (rows[:, None, 7] == truth.labels)
+        same = (np.abs(pairs.boxes[:, None] - truth.boxes) < 0.1).all(-1) & (pairs.labels[:, None] == truth.labels)
         views = cells_of(detector, image, truth.boxes)
-        why = Counter(reason(o, views, truth, settings.corners, bool(same[:, o].any())) for o in lost)
+        why = Counter(reason(o, views, truth, options.corners, bool(same[:, o].any())) for o in lost)
         print(f"image {index.image_ids[i]}, {len(truth.labels)} objects, lost: {dict(why)}")
         reasons += why
     print(f"\n{objects} objects in {len(index)} images, {sum(reasons.values())} lost at an IoU of {IOU}")

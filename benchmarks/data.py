@@ -17,10 +17,11 @@ import torch
 
 from benchmarks.loader import BATCH, SIZE, crossing
 from benchmarks.measure import Row, Setting, limit_row, race, times_row
-from db import CocoIndex, load_index
-from nnet.experiment import load_split
-from sample import Augment, MicroBatches, TrainingSet
-from sample.loader import pack
+from db import AnnotationIndex, DataOptions, Split, load_index, load_split
+from sample.augment import AugmentOptions
+from sample.batch import pack
+from sample.dataset import TrainingSet
+from sample.order import MicroBatches
 
 IMAGES, BOXES, CATEGORIES = 118_287, 860_001, 80  # the numbers of train2017
 SAMPLE = 8 / 4.5  # target: at most 8 ms on a machine where decoding takes 4.5 ms and the released code's sample 13.5 ms
@@ -39,7 +40,7 @@ def draw_photograph(rng: np.random.Generator, height: int, width: int) -> np.nda
     return image.clip(0, 255).astype(np.uint8)
 
 
-def draw_photographs(folder: Path, count: int) -> CocoIndex:
+def draw_photographs(folder: Path, count: int) -> AnnotationIndex:
     """Draw JPEGs of the size of COCO's (150 kB on average) with 7 boxes each, in COCO's 2017 layout."""
     rng, images = np.random.default_rng(0), folder / "train2017"
     images.mkdir()
@@ -79,10 +80,11 @@ def sample(setting: Setting) -> Iterator[Row]:
     """The work of a loading worker for an image, up to shared memory, and the bytes transferred to the trainer."""
     with tempfile.TemporaryDirectory(prefix="benchmarks_") as folder, one_thread():
         if setting.data:
-            index = load_split(setting.data, ["train2017"], ["annotations/instances_train2017.json"], limit=80)
+            split = Split(("train2017",), ("annotations/instances_train2017.json",), limit=80)
+            index = load_split(DataOptions(root=str(setting.data), train=split), "train")
         else:
             index = draw_photographs(Path(folder), 5 if setting.small else 40)
-        dataset = TrainingSet(index, SIZE, Augment(), 0)
+        dataset = TrainingSet(index, SIZE, AugmentOptions(), 0)
         files = [np.fromfile(index.path(i), np.uint8) for i in range(len(index))]
         batches = list(MicroBatches(len(index), [BATCH], 0, 0, len(index) // BATCH))
         count = len(batches) * BATCH
@@ -179,7 +181,7 @@ def index(setting: Setting) -> Iterator[Row]:
             yield limit_row(setting, "index", case, "MB", added / MEGABYTE, held, "a copy", judged=False)
 
 
-def worker_memory(loaded: CocoIndex) -> int | None:
+def worker_memory(loaded: AnnotationIndex) -> int | None:
     """Private memory in bytes that a forked process allocates while it reads the whole index.
 
     None if the system does not report it.
@@ -197,7 +199,7 @@ def worker_memory(loaded: CocoIndex) -> int | None:
         process.join()
 
 
-def read_all(loaded: CocoIndex, answer) -> None:
+def read_all(loaded: AnnotationIndex, answer) -> None:
     before = private_memory()
     for i in range(len(loaded)):
         loaded.path(i)

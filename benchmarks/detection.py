@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from benchmarks.measure import Row, Setting, timed_row
 from external.soft_nms import soft_nms, soft_nms_merge
-from models.cornernet import KeypointMaps
-from models.decode import decode_corners
+from models.decode import Detections, decode_corners
+from models.keypoints import KeypointMaps
 
 FIFTH = 1 / 5  # target: a fifth of the time of the released implementation
 # The released soft-NMS is Cython code that calls NumPy for every exponential. It takes 1.4 times as long as the plain C
@@ -25,11 +25,8 @@ RELEASE_IN_PLAIN_C = 1.4
 RELEASED = {("soft_nms", 500): 3.5, ("soft_nms", 2000): 38.6, ("merge", 500): 4.2, ("merge", 2000): 43.6}  # ms
 
 
-def published_decode(top_left: KeypointMaps, bottom_right: KeypointMaps, k: int, pairs: int = 1000) -> list[Tensor]:
-    """Decoding by the published computation, step by step.
-
-    Returns boxes (B, pairs, 4), and scores, top-left scores, bottom-right scores and classes, (B, pairs) each.
-    """
+def published_decode(top_left: KeypointMaps, bottom_right: KeypointMaps, k: int, pairs: int = 1000) -> Detections:
+    """Decoding by the published computation, step by step. Boxes are in cells."""
     batch = len(top_left.heatmap)
     corners = []
     for maps in (top_left, bottom_right):
@@ -58,8 +55,10 @@ def published_decode(top_left: KeypointMaps, bottom_right: KeypointMaps, k: int,
     scores, index = torch.topk(scores.reshape(batch, -1), min(pairs, k * k))
     boxes = torch.stack((first[2], first[3], second[2], second[3]), 3).view(batch, -1, 4)
     boxes = boxes.gather(1, index[:, :, None].expand(*index.shape, 4))
-    rest = [value.contiguous().view(batch, -1).gather(1, index) for value in (first[0], second[0], first[1])]
-    return [boxes, scores, *rest]
+    top_left, bottom_right, labels = (
+        value.contiguous().view(batch, -1).gather(1, index) for value in (first[0], second[0], first[1])
+    )
+    return Detections(boxes, scores, labels, torch.stack([top_left, bottom_right], 2))
 
 
 def draw_maps(setting: Setting, seed: int) -> KeypointMaps:

@@ -25,8 +25,8 @@ import torch
 from tqdm import tqdm
 
 from db.toy import draw_toy
-from nnet import checkpoint
-from nnet.log import read_metrics
+from nnet.runtime import checkpoint
+from nnet.training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 ITERATIONS = 150
@@ -34,15 +34,18 @@ HANG = 120  # seconds without a step, or without exiting, after which a run coun
 TRAINING = 2.0  # latest kill in seconds of training, for kills that are not aimed at a save
 # Most parameters are in the innermost level, which has few pixels: a step is fast, and a save takes as long as a step.
 CONFIG = """
-model: {stacks: 1, stem_width: 4, widths: [8, 8, 160], blocks: [1, 1, 1], pool_width: 4, bn_init: ones}
+model:
+  backbone: {stacks: 1, stem_width: 4, widths: [8, 8, 160], blocks: [1, 1, 1]}
+  pool_width: 4
+  bn_init: ones
 data:
   root: %s
   input_size: [95, 95]
   train: {images: [train], annotations: [annotations/instances_train.json]}
   test: null
 augment: {border: 32}
-train: {batch: [2, 3], iterations: %d, lr_drops: [100], workers: 1, log_every: 1, validate_every: 0, snapshot_every: 1,
-        threads: 1, device: cpu}
+train: {batch: [2, 3], iterations: %d, lr_drops: [100], workers: 1, log_every: 1, validate_every: 0, snapshot_every: 1}
+runtime: {threads: 1, device: cpu}
 """
 
 

@@ -1,51 +1,94 @@
 """Measures the speed of the data loader, and the time of its parts:
 
-python -m benchmarks.loader [--data DIR] [--workers 1 2 ...] [--images N]
+python -m benchmarks.loader [--data DIR] [--workers 1 2 ...] [--images N] [--side PIXELS] [--batch N] [--collate]
 
 Prints as Markdown: augmented 511x511 training images per second by number of workers, the time per image of each part,
 and the bytes transferred from worker to trainer. DIR is a folder in COCO's 2017 layout. Its images are read repeatedly,
 so that after the first round the files come from the page cache. The time of reading is that of cached files.
+
+With --collate, it compares packed batches (sample.batch.pack) with PyTorch's own transfer of each tensor instead: for
+the whole loader, and for the transport alone, where the workers send samples that were made beforehand.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.reduction import ForkingPickler
 
 import cv2
 import numpy as np
 import torch
 
-from db import CocoIndex
-from nnet.experiment import exit_code, load_split
-from sample import Augment, MicroBatches, TrainingSet, make_loader, read_image
-from sample.augment import apply_crop, draw_crop
-from sample.colour import draw_colour
-from sample.loader import pack
+from benchmarks.measure import Spread
+from db import AnnotationIndex, DataOptions, load_split, read_image
+from nnet.runtime.errors import exit_code
+from sample.augment import AugmentOptions, Colour, Sample
+from sample.batch import collate, pack
+from sample.dataset import Key, TrainingSample, TrainingSet
+from sample.geometry import Size
+from sample.loader import make_loader
+from sample.order import MicroBatches
 
 SIZE = (511, 511)
 BATCH = 5  # images per micro-batch, as in most micro-batches of the paper's run
 WANTED = 240  # desired images/s on two cores
 
 
-def throughput(index: CocoIndex, workers: int, images: int) -> float:
-    """Images per second that the loader delivers after the first batches, while the trainer does nothing else."""
-    count, start = images // BATCH, 4 * max(workers, 1)
-    batches = MicroBatches(len(index), [BATCH], 0, 0, start + count)
-    stream = iter(make_loader(TrainingSet(index, SIZE, Augment(), 0), batches, workers, 0, "cpu"))
+class Prepared(TrainingSet):
+    """A training set whose samples are made once, here, so that only their transport takes time in a worker."""
+
+    def __init__(self, dataset: TrainingSet):
+        self.made = [dataset[0, i] for i in range(len(dataset))]
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+    def __getitem__(self, key: Key) -> TrainingSample:
+        return self.made[key[1]]
+
+
+def training_set(index: AnnotationIndex, size: Size = SIZE) -> TrainingSet:
+    return TrainingSet(index, size, AugmentOptions(), 0)
+
+
+def throughput(
+    dataset: TrainingSet, workers: int, images: int, batch: int = BATCH, gather: Callable | None = None
+) -> float:
+    """Images per second that the loader delivers after the first batches, while the trainer does nothing else.
+
+    gather: what a worker makes a batch with, in place of the loader's choice.
+    """
+    count, start = max(1, images // batch), 4 * max(workers, 1)
+    batches = MicroBatches(len(dataset), [batch], 0, 0, start + count)
+    loader = make_loader(dataset, batches, workers, 0, "cpu")
+    loader.collate_fn = gather or loader.collate_fn
+    stream = iter(loader)
     for _ in range(start):
         next(stream)
     begun = time.perf_counter()
     for _ in range(count):
         next(stream)
-    return count * BATCH / (time.perf_counter() - begun)
+    return count * batch / (time.perf_counter() - begun)
 
 
-def parts(index: CocoIndex, images: int) -> dict[str, float]:
+def compare_packing(
+    dataset: TrainingSet, workers: int, images: int, batch: int, repeats: int
+) -> tuple[Spread, Spread, Spread]:
+    """Images per second with `pack` and with `collate`, and their ratio, measured in turn in each round."""
+    speeds: dict[Callable, list[float]] = {pack: [], collate: []}
+    for number in range(repeats):
+        for gather in (pack, collate) if number % 2 == 0 else (collate, pack):
+            speeds[gather].append(throughput(dataset, workers, images, batch, gather))
+    ratios = [packed / collated for packed, collated in zip(*speeds.values(), strict=True)]
+    return Spread.of(speeds[pack]), Spread.of(speeds[collate]), Spread.of(ratios)
+
+
+def parts(index: AnnotationIndex, images: int) -> dict[str, float]:
     """Milliseconds per image of each part of a worker's work, measured in this process on one thread."""
     cv2.setNumThreads(0)
-    dataset, spent = TrainingSet(index, SIZE, Augment(), 0), dict.fromkeys(("read", "decode"), 0.0)
+    dataset, spent = training_set(index), dict.fromkeys(("read", "decode"), 0.0)
     for name in ("seed and colour draws", "crop, resize, mirror", "to shared memory", "all"):
         spent[name] = 0.0
 
@@ -65,12 +108,11 @@ def parts(index: CocoIndex, images: int) -> dict[str, float]:
             path, size = index.path(i), tuple(index.sizes[i].tolist())
             timed("read", lambda path=path: read(path))
             image = timed("decode", lambda path=path, size=size: read_image(path, size))
-            boxes, labels = index.annotations(i)
+            sample = Sample(image, *index.annotations(i))
             rng = timed("seed and colour draws", lambda key=(0, epoch, i): np.random.default_rng(key))
-            crop = draw_crop(rng, *image.shape[:2], dataset.augment)
-            shown = (image, boxes, labels, crop, SIZE)
-            timed("crop, resize, mirror", lambda shown=shown: apply_crop(*shown))
-            timed("seed and colour draws", lambda rng=rng: draw_colour(rng))
+            for step in dataset.augmentations:
+                name = "seed and colour draws" if isinstance(step, Colour) else "crop, resize, mirror"
+                sample = timed(name, partial(step, sample, rng))
         samples = dataset.__getitems__(batch)
         timed("to shared memory", lambda samples=samples: pack(samples))
     for batch in keys:
@@ -79,16 +121,15 @@ def parts(index: CocoIndex, images: int) -> dict[str, float]:
     return {name: 1000 * seconds / (len(keys) * BATCH) for name, seconds in spent.items()}
 
 
-def crossing(index: CocoIndex) -> tuple[int, int, int]:
+def crossing(index: AnnotationIndex) -> tuple[int, int, int]:
     """Bytes per image of a batch: of the images; of boxes, labels, random draws and ids; of the pickled message.
 
     The worker copies the tensors to shared memory, which the trainer uses without a further copy. The message says
     where they are in that memory.
     """
-    dataset = TrainingSet(index, SIZE, Augment(), 0)
-    packed = pack(dataset.__getitems__([(0, i) for i in range(BATCH)]))
+    packed = pack(training_set(index).__getitems__([(0, i) for i in range(BATCH)]))
     batch = packed.unpack()
-    rest = [batch.boxes, batch.labels, batch.image_index, batch.image_ids, *batch.colour]
+    rest = [*batch.objects, batch.image_ids, *batch.colour]
     pickled = len(ForkingPickler.dumps(packed))
     return batch.images.nbytes // BATCH, sum(t.nbytes for t in rest) // BATCH, pickled // BATCH
 
@@ -99,19 +140,41 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], metavar="N")
     parser.add_argument("--images", type=int, default=2000, help="number of images to time")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each number of workers")
+    parser.add_argument("--collate", action="store_true", help="compare packed batches with PyTorch's own transfer")
+    parser.add_argument("--side", type=int, default=SIZE[0], help="with --collate: pixels (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=BATCH, help="with --collate: images (default: %(default)s)")
     args = parser.parse_args(argv)
-    return exit_code(lambda: measure(args))
+    return exit_code(lambda: (measure_packing if args.collate else measure)(args))
+
+
+def load(folder: str) -> AnnotationIndex:
+    """The training images of a folder in COCO's layout. Limits this process to one thread, as in a worker."""
+    torch.set_num_threads(1)
+    return load_split(DataOptions(root=folder), "train")
+
+
+def measure_packing(args: argparse.Namespace) -> int:
+    index, side, batch = load(args.data), args.side, args.batch
+    made = training_set(index, (side, side))
+    print(f"Batches of {batch} images of {side}x{side}; median of {args.repeats} rounds (quartiles)\n")
+    print("| workers | | packed, images/s | collated, images/s | ratio |\n| --- | --- | --- | --- | --- |")
+    for workers in args.workers:
+        for name, dataset in (("whole loader", made), ("transport alone", Prepared(made))):
+            *speeds, ratio = compare_packing(dataset, workers, args.images, batch, args.repeats)
+            cells = [f"{s.median:.0f} ({s.low:.0f} to {s.high:.0f})" for s in speeds]
+            cells.append(f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
+            print(f"| {workers} | {name} | {' | '.join(cells)} |", flush=True)
+    return 0
 
 
 def measure(args: argparse.Namespace) -> int:
-    index = load_split(args.data, ["train2017"], ["annotations/instances_train2017.json"])
-    torch.set_num_threads(1)  # as in a worker
+    index = load(args.data)
 
     height, width = index.sizes.mean(0)
     print(f"{len(index)} images of {width:.0f}x{height:.0f} pixels on average, crops of {SIZE[1]}x{SIZE[0]}\n")
     print(f"| workers | images/s: best of {args.repeats} (each) |\n| --- | --- |")
     for workers in args.workers:
-        speeds = [throughput(index, workers, args.images) for _ in range(args.repeats)]
+        speeds = [throughput(training_set(index), workers, args.images) for _ in range(args.repeats)]
         print(f"| {workers} | {max(speeds):.0f} ({', '.join(f'{s:.0f}' for s in speeds)}) |", flush=True)
     spent = parts(index, min(args.images, 500))
     whole = spent.pop("all")

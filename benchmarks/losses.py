@@ -9,8 +9,8 @@ from torch import Tensor
 from benchmarks.measure import Row, Setting, timed_row
 from benchmarks.pools import copying
 from benchmarks.training import draw_batch
-from models.losses import focal_loss
-from sample import Penalty, box_targets
+from external.focal_loss import focal_loss
+from sample.targets import Grid, PenaltyOptions, box_targets
 
 
 def published_focal_loss(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
@@ -30,9 +30,8 @@ def draw_maps(setting: Setting) -> tuple[Tensor, Tensor]:
     """Logits and targets of the top-left corners of a batch of 4 images: (4, 80, 128, 128) each."""
     images, classes, side = (1, 5, 32) if setting.small else (4, 80, 128)
     batch = draw_batch(images, (4 * side, 4 * side), classes, np.random.default_rng(0)).to(setting.device)
-    boxes = batch.boxes, batch.labels, batch.image_index
-    sizes = (4 * side, 4 * side), (side, side)
-    target = box_targets(["top_left"], *boxes, images, classes, *sizes, Penalty())["top_left"].heatmap
+    grid = Grid(images, classes, (4 * side, 4 * side), (side, side))
+    target = box_targets(["top_left"], batch.objects, grid, PenaltyOptions())["top_left"].heatmap
     logits = torch.randn(target.shape, generator=torch.Generator().manual_seed(0)) * 2 - 3
     return logits.to(setting.device).requires_grad_(), target
 

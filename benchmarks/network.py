@@ -17,8 +17,8 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,21 +31,25 @@ import configs
 from benchmarks.detection import published_decode
 from benchmarks.losses import published_focal_loss
 from benchmarks.measure import Row, Setting, Spread, clock, limit_row, race, times_row
-from benchmarks.pools import CummaxCornerPool
-from benchmarks.training import draw_batch, measure, options_of, prepare, time_steps
-from models import build_network
-from models.corner_pooling import CornerPool, NoPool, PredictionModule
-from models.cornernet import KeypointNetwork, Predictions
-from models.decode import Detections
+from benchmarks.pools import CummaxPoolSum
+from benchmarks.training import draw_batch, measure, prepare, time_steps, with_variant
+from models.corner_pooling import NoPool, PoolSum, PredictionModule
+from models.keypoints import CORNERS, KeypointNetwork, Predictions
 from models.losses import EPS, LossTerms, at_cells, embedding_loss
-from nnet.experiment import keep_freed_memory, set_up_backends
-from nnet.inference import Detector, DetectSettings, detection_rows
-from nnet.training import Objective, input_images
-from sample import Batch, box_targets
+from nnet.detection.detector import Detector
+from nnet.families import build_family
+from nnet.families.base import Candidates, View, candidates_from_cells, to_host
+from nnet.families.cornernet import CornerNet
+from nnet.families.options import DetectionOptions
+from nnet.runtime.devices import keep_freed_memory, set_up_backends
+from nnet.runtime.options import RuntimeOptions
+from sample.batch import Batch
+from sample.colour import normalise
+from sample.targets import Grid, box_targets
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES, SIDE = 80, 511
-SMALL = {"stacks": 1, "stem_width": 4, "widths": [4, 4, 4], "blocks": [1, 1, 1], "pool_width": 4}
+SMALL = ["model.backbone={stacks: 1, stem_width: 4, widths: [4, 4, 4], blocks: [1, 1, 1]}", "model.pool_width=4"]
 PUBLISHED = "published"
 PUBLISHED_KEPT = "published, freed memory kept"  # with `keep_freed_memory`, as in train.py
 # The variant that has a target: its arithmetic is that of the published step. bfloat16 is measured as well.
@@ -59,9 +63,13 @@ PAPER = 49  # images per iteration of the paper
 PARTS = 1.25  # target on CUDA, as a multiple of convolutions, BatchNorm and activations
 
 
-def network_of(setting: Setting) -> KeypointNetwork:
+def family_of(setting: Setting) -> CornerNet:
+    """CornerNet with fresh weights, on the device of the setting."""
+    config = step_config(setting)
     torch.manual_seed(0)
-    return build_network(class_count(setting), **asdict(step_config(setting).model)).to(setting.device)
+    family = build_family(class_count(setting), config.model, config.penalty, config.loss)
+    family.network.to(setting.device)
+    return family
 
 
 def class_count(setting: Setting) -> int:
@@ -73,7 +81,7 @@ def side_of(setting: Setting) -> int:
     return 63 if setting.small else SIDE
 
 
-def with_pools(network: KeypointNetwork, pool: Callable[[CornerPool], nn.Module]) -> KeypointNetwork:
+def with_pools(network: KeypointNetwork, pool: Callable[[PoolSum], nn.Module]) -> KeypointNetwork:
     """A copy of the network that shares its parameters and has other corner pools."""
     shared = {id(value): value for value in [*network.parameters(), *network.buffers()]}
     other = copy.deepcopy(network, shared)
@@ -83,37 +91,33 @@ def with_pools(network: KeypointNetwork, pool: Callable[[CornerPool], nn.Module]
     return other
 
 
-def published_network(network: KeypointNetwork) -> KeypointNetwork:
-    return with_pools(network, lambda own: CummaxCornerPool(*own.directions))
+class PublishedCornerNet(CornerNet):
+    """CornerNet with the published pools, loss and decoding. It shares the parameters of another family."""
 
+    def __init__(self, own: CornerNet):
+        self.network = with_pools(own.network, lambda pool: CummaxPoolSum(*pool.directions))
+        self.classes, self.penalty, self.weights = own.classes, own.penalty, own.weights
 
-class PublishedDetector(Detector):
-    """A detector with the published decoding."""
+    def pairs(self, view: View, options: DetectionOptions) -> Candidates:
+        top_left, bottom_right = (view.maps[name] for name in CORNERS)
+        found = to_host(published_decode(top_left, bottom_right, options.corners, options.pairs))
+        return candidates_from_cells(found, view.placement, options.outside)
 
-    def decode(self, maps: Predictions) -> np.ndarray:
-        s = self.settings
-        found = published_decode(maps["top_left"], maps["bottom_right"], s.corners, s.pairs)
-        return detection_rows(Detections(*found))
-
-
-class PublishedObjective:
-    """The published loss: one stack after another, with all terms in plain PyTorch."""
-
-    terms = LossTerms
-
-    def __init__(self, own: Objective):
-        self.own = own
-
-    def __call__(self, network: nn.Module, batch: Batch) -> LossTerms:
-        own, images = self.own, input_images(batch, False)
-        size, cells = tuple(images.shape[-2:]), tuple(-(-n // 4) for n in images.shape[-2:])
-        boxes = batch.boxes, batch.labels, batch.image_index
-        targets = box_targets(own.keypoints, *boxes, len(images), own.classes, size, cells, own.penalty)
-        stacks = [self.loss(maps, targets, batch.image_index) for maps in network(images, every_stack=True)]
+    def loss(
+        self,
+        outputs: Sequence[Predictions],
+        batch: Batch,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> LossTerms:
+        images, _, *size = batch.images.shape
+        grid = Grid(images, self.classes, tuple(size), tuple(-(-n // 4) for n in size))
+        targets = box_targets(self.network.keypoints, batch.objects, grid, self.penalty)
+        stacks = [self.stack_loss(maps, targets, batch.objects.image_index) for maps in outputs]
         return LossTerms(*(torch.stack(values) for values in zip(*stacks, strict=True)))
 
-    def loss(self, maps: Predictions, targets: dict, image_index: Tensor) -> LossTerms:
-        focal, offset, embeddings, w = 0.0, 0.0, [], self.own.weights
+    def stack_loss(self, maps: Predictions, targets: dict, image_index: Tensor) -> LossTerms:
+        """One stack's loss, with all terms in plain PyTorch."""
+        focal, offset, embeddings, w = 0.0, 0.0, [], self.weights
         for name, (heatmap, embedding, offsets) in maps.items():
             target = targets[name]
             focal = focal + published_focal_loss(heatmap, target.heatmap, w.focal_alpha, w.focal_beta)
@@ -181,19 +185,19 @@ def settle_statistics(network: KeypointNetwork, images: Tensor) -> None:
 
 def test_path(setting: Setting) -> Iterator[Row]:
     """Detection on an image and its mirror image, from pixels to boxes."""
-    set_up_backends(torch.get_num_threads(), tf32=False)
+    set_up_backends(RuntimeOptions(threads=torch.get_num_threads()))
     side = side_of(setting)
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    network = network_of(setting)
+    family = family_of(setting)
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(setting.device)
-    settle_statistics(network, images)
+    settle_statistics(family.network, images)
     options = {"float32": {}, "channels_last": {"channels_last": True}}
     options["channels_last + bfloat16"] = {"channels_last": True, "precision": "bfloat16"}
     rest = (side, side), setting.device
-    detectors = {name: Detector(network, DetectSettings(**chosen), *rest) for name, chosen in options.items()}
-    detectors[PUBLISHED] = PublishedDetector(published_network(network), DetectSettings(), *rest)
+    detectors = {name: Detector(family, DetectionOptions(**chosen), *rest) for name, chosen in options.items()}
+    detectors[PUBLISHED] = Detector(PublishedCornerNet(family), DetectionOptions(), *rest)
     works = {name: partial(detector, image) for name, detector in detectors.items()}
-    works["convolutions"] = convolutions(network, images, gradients=False)
+    works["convolutions"] = convolutions(family.network, images, gradients=False)
     times = race(setting, works, seldom=["convolutions"], rounds=5)
     for name in options:
         chosen = {"ours": times[name], "base": times[PUBLISHED]}
@@ -205,10 +209,9 @@ def test_path(setting: Setting) -> Iterator[Row]:
 
 def step_config(setting: Setting) -> configs.Config:
     """The config of Hourglass-104 with a batch of two images of 511x511."""
-    overrides = [f"model.{name}={value}" for name, value in SMALL.items()] if setting.small else []
+    overrides = list(SMALL) if setting.small else []
     overrides += [f"data.input_size=[{side_of(setting)},{side_of(setting)}]", "train.batch=[2]"]
-    overrides += [f"train.device={setting.device.type}"]
-    overrides += [f"train.threads={torch.get_num_threads()}"]
+    overrides += [f"runtime.device={setting.device.type}", f"runtime.threads={torch.get_num_threads()}"]
     return configs.load(str(ROOT / "configs" / "cornernet_hg104.yaml"), overrides)
 
 
@@ -216,7 +219,7 @@ def measure_step(setting: Setting, variant: str, steps: int) -> dict:
     """As benchmarks.training.measure, but the variant may also be `PUBLISHED` or `PUBLISHED_KEPT`."""
     config = step_config(setting)
     published = variant in (PUBLISHED, PUBLISHED_KEPT)
-    chosen = replace(config, train=replace(config.train, **options_of("float32" if published else variant)))
+    chosen = with_variant(config, "float32" if published else variant)
     classes = class_count(setting)
     if not published:
         return measure(chosen, classes, steps)
@@ -224,9 +227,8 @@ def measure_step(setting: Setting, variant: str, steps: int) -> dict:
         keep_freed_memory()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(config.seed)
-    network = published_network(build_network(classes, **asdict(config.model)))
-    step, batches = prepare(chosen, classes, network)
-    step.objective = PublishedObjective(step.objective)
+    family = build_family(classes, config.model, config.penalty, config.loss)
+    step, batches = prepare(chosen, PublishedCornerNet(family))
     return time_steps(step, batches, steps)
 
 
@@ -254,8 +256,8 @@ def training_step(setting: Setting) -> Iterator[Row]:
             memory[name] = max(memory[name], found["memory"])
     side = side_of(setting)
     images = torch.randn(2, 3, side, side).to(setting.device)
-    set_up_backends(torch.get_num_threads(), tf32=False)
-    run = convolutions(network_of(setting).train(), images, gradients=True)
+    set_up_backends(RuntimeOptions(threads=torch.get_num_threads()))
+    run = convolutions(family_of(setting).network.train(), images, gradients=True)
     convolutions_alone = [clock(setting.device, run) for _ in range(2)]
     others = {name: times[name] for name in kept} | {"convolutions alone, float32": convolutions_alone}
     for name in VARIANTS[setting.device.type]:
@@ -273,11 +275,11 @@ def step_parts(setting: Setting) -> Iterator[Row]:
     classes, side = class_count(setting), side_of(setting)
     batch = draw_batch(2, (side, side), classes, np.random.default_rng(0)).to(setting.device)
     for variant in VARIANTS[setting.device.type]:
-        chosen = replace(config, train=replace(config.train, **options_of(variant)))
-        set_up_backends(torch.get_num_threads(), chosen.train.tf32)
-        step, _ = prepare(chosen, classes, network_of(setting))
+        chosen = with_variant(config, variant)
+        set_up_backends(chosen.runtime)
+        step, _ = prepare(chosen, family_of(setting))
         bare = with_pools(step.network, lambda own: NoPool()).train()
-        images = input_images(batch, step.objective.channels_last)
+        images = normalise(batch.images.contiguous(memory_format=step.objective.memory_format), batch.colour)
 
         def parts(bare=bare, images=images, step=step) -> None:
             with step.objective.autocast():
@@ -301,7 +303,7 @@ def largest_batch(setting: Setting) -> Iterator[Row]:
         fits, fails = 0, 3 if setting.small else 257
         while fails - fits > 1:
             count = (fits + fails) // 2
-            trial = replace(config, train=replace(config.train, batch=[count], **options_of(variant)))
+            trial = with_variant(replace(config, train=replace(config.train, batch=(count,))), variant)
             try:
                 measure(trial, classes, 1)
                 fits = count

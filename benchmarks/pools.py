@@ -10,10 +10,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.measure import Row, Setting, limit_row, timed_row
 from external.corner_pool import pool
-from models.corner_pooling import CenterPool, CornerPool
+from models.corner_pooling import PoolSum
+from models.keypoints import CORNERS, KINDS
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 SCANS = {"top": (2, True), "bottom": (2, False), "left": (3, True), "right": (3, False)}  # dim, reverse
+LINES = {"column": ("top", "bottom"), "row": ("left", "right")}
 # Targets as multiples of the time of a copy, which reads and writes the tensor once. On CUDA: 70% of the bandwidth of a
 # copy, for the tensors that have to be read and written.
 FORWARD = {"cpu": 2.5, "cuda": 1 / 0.7}
@@ -27,19 +29,19 @@ def cummax_pool(x: Tensor, direction: str) -> Tensor:
     return x.flip(dim).cummax(dim).values.flip(dim) if reverse else x.cummax(dim).values
 
 
-class CummaxCornerPool(CornerPool):
-    """CornerPool by torch.cummax."""
+def cummax_line_pool(x: Tensor, direction: str) -> Tensor:
+    """As cummax_pool. The maximum of a whole "column" or "row" takes two opposite pools in series."""
+    for part in LINES.get(direction, (direction,)):
+        x = cummax_pool(x, part)
+    return x
+
+
+class CummaxPoolSum(PoolSum):
+    """PoolSum by torch.cummax."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         first, second = self.directions
-        return cummax_pool(a, first) + cummax_pool(b, second)
-
-
-class CummaxCenterPool(CenterPool):
-    """CenterPool by torch.cummax."""
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return cummax_pool(cummax_pool(a, "top"), "bottom") + cummax_pool(cummax_pool(b, "left"), "right")
+        return cummax_line_pool(a, first) + cummax_line_pool(b, second)
 
 
 def draw(setting: Setting, layout: torch.memory_format) -> Tensor:
@@ -85,9 +87,8 @@ def backward(y: Tensor, inputs: tuple[Tensor, ...], gradient: Tensor) -> Callabl
 
 def corner_pooling(setting: Setting) -> Iterator[Row]:
     """Forward and backward pass of the sum of two pools. Center pooling is also measured, without a target."""
-    corners = (("top", "left"), ("bottom", "right"))
-    pools = {" + ".join(d): (CornerPool(*d), CummaxCornerPool(*d)) for d in corners}
-    pools["center"] = CenterPool(), CummaxCenterPool()
+    names = {" + ".join(KINDS[corner].pools): corner for corner in CORNERS} | {"center": "center"}
+    pools = {name: (PoolSum(*KINDS[kind].pools), CummaxPoolSum(*KINDS[kind].pools)) for name, kind in names.items()}
     # Memory is measured by PyTorch's profiler, which slows down its process afterwards; so it has a separate process
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:
         for layout, memory_format in LAYOUTS.items():

@@ -14,21 +14,21 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
 import torch
 
 import configs
-from models import build_network
-from models.losses import LossWeights
-from nnet.distributed import Group
-from nnet.experiment import choose_device, set_up_backends
-from nnet.log import peak_memory
-from nnet.training import NotFinite, Step, StepOptions, build_step
-from sample import Batch, Penalty
+from nnet.families import Family, build_family
+from nnet.runtime.devices import choose_device, set_up_backends
+from nnet.runtime.distributed import Group
+from nnet.training.metrics import peak_memory
+from nnet.training.step import NonFinite, UpdateStep
+from sample.batch import Batch
 from sample.colour import ColourDraw, draw_colour
+from sample.targets import BatchObjects
 
 # The options that a variant sets. "a+b" sets those of both. Options that are not set are off.
 VARIANTS = {
@@ -53,47 +53,45 @@ def draw_batch(images: int, size: tuple[int, int], classes: int, rng: np.random.
     corner = rng.uniform(0, 0.8, (count, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(0.02, 1, (count, 2)) * (1 - corner)], 1)
     colour = [draw_colour(rng) for _ in range(images)]
-    return Batch(
-        torch.from_numpy(rng.integers(0, 256, (images, 3, *size), dtype=np.uint8)),
+    pixels = torch.from_numpy(rng.integers(0, 256, (images, 3, *size), dtype=np.uint8))
+    objects = BatchObjects(
         torch.from_numpy(boxes * (width - 1, height - 1, width - 1, height - 1)),
         torch.from_numpy(rng.integers(0, classes, count)),
         torch.arange(images).repeat_interleave(OBJECTS),
-        ColourDraw(*(torch.from_numpy(np.stack(part)) for part in zip(*colour, strict=True))),
-        torch.arange(images),
-        [],
     )
+    draws = ColourDraw(*(torch.from_numpy(np.stack(part)) for part in zip(*colour, strict=True)))
+    return Batch(pixels, objects, draws, torch.arange(images), [])
 
 
 def measure(config: configs.Config, classes: int, steps: int) -> dict:
     """The seconds of each step after the first ("seconds") and of the first ("first"), and peak memory in GB."""
-    set_up_backends(config.train.threads, config.train.tf32)
+    set_up_backends(config.runtime)
     torch.manual_seed(config.seed)
-    step, batches = prepare(config, classes, build_network(classes, **asdict(config.model)))
+    family = build_family(classes, config.model, config.penalty, config.loss)
+    step, batches = prepare(config, family)
     return time_steps(step, batches, steps)
 
 
-def prepare(config: configs.Config, classes: int, network: torch.nn.Module) -> tuple[Step, list[Batch]]:
-    """The training step of a config with this network, and random micro-batches for it."""
-    c = config.train
-    penalty, weights = Penalty(**asdict(config.penalty)), LossWeights(**asdict(config.loss))
-    options = StepOptions(*(getattr(c, name) for name in StepOptions._fields))
-    group = Group(choose_device(c.device))
-    step = build_step(network, classes, penalty, weights, options, len(c.batch), group)
+def prepare(config: configs.Config, family: Family) -> tuple[UpdateStep, list[Batch]]:
+    """The training step of a config for this family, and random micro-batches for it."""
+    batch = config.train.batch
+    step = UpdateStep(family, config.train, len(batch), Group(choose_device(config.runtime.device)))
     rng = np.random.default_rng(config.seed)
-    return step, [draw_batch(n, tuple(config.data.input_size), classes, rng) for n in c.batch]
+    return step, [draw_batch(n, tuple(config.data.input_size), family.classes, rng) for n in batch]
 
 
-def time_steps(step: Step, batches: list[Batch], steps: int) -> dict:
+def time_steps(step: UpdateStep, batches: list[Batch], steps: int) -> dict:
     """Time steps on the same data. Returns the values of `measure`."""
     device, seconds = step.group.device, []
     for _ in range(steps + 1):
         synchronise(device)
         begun = time.perf_counter()
-        made = step([batch.to(device) for batch in batches])
+        try:
+            step([batch.to(device) for batch in batches])
+        except NonFinite as error:
+            raise SystemExit(f"non-finite loss terms: {', '.join(error.terms)}") from None
         synchronise(device)
         seconds.append(time.perf_counter() - begun)
-        if isinstance(made, NotFinite):
-            raise SystemExit(f"non-finite loss terms: {', '.join(made.terms)}")
     return {"first": seconds[0], "seconds": seconds[1:], "memory": peak_memory(device)}
 
 
@@ -102,9 +100,11 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def options_of(variant: str) -> dict:
-    """The options of a variant."""
-    return OFF | {name: value for part in variant.split("+") for name, value in VARIANTS[part].items()}
+def with_variant(config: configs.Config, variant: str) -> configs.Config:
+    """The config with the options of a variant."""
+    chosen = OFF | {name: value for part in variant.split("+") for name, value in VARIANTS[part].items()}
+    runtime = replace(config.runtime, tf32=chosen.pop("tf32"))
+    return replace(config, train=replace(config.train, **chosen), runtime=runtime)
 
 
 def table(rows: dict[str, dict | None], images: int) -> str:
@@ -126,16 +126,17 @@ def table(rows: dict[str, dict | None], images: int) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure speed and memory of a training step.")
-    parser.add_argument("options", nargs="*", metavar="CONFIG | key=value", help="default: configs/toy.yaml")
+    parser.add_argument(
+        "config", nargs="?", default="configs/toy.yaml", metavar="CONFIG", help="(default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=20, help="number of steps to time, after one that is not timed")
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--variants", nargs="+", metavar="NAME", help=f"{', '.join(VARIANTS)}, or a+b (default: many)")
     parser.add_argument("--alone", action="store_true", help="measure one variant in this process, and print JSON")
-    args = parser.parse_intermixed_args(argv)
-    named = args.options and "=" not in args.options[0]
-    path, *overrides = args.options if named else ["configs/toy.yaml", *args.options]
-    config = configs.load(path, overrides)
-    device = choose_device(config.train.device)
+    overrides, rest = configs.split_overrides(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_intermixed_args(rest)
+    config = configs.load(args.config, overrides)
+    device = choose_device(config.runtime.device)
     if not args.variants:
         args.variants = [name for name in [*VARIANTS, *TOGETHER] if name != "tf32" or device.type == "cuda"]
     if unknown := [part for name in args.variants for part in name.split("+") if part not in VARIANTS]:
@@ -143,22 +144,22 @@ def main(argv: list[str] | None = None) -> int:
     if device.type == "cpu" and any("tf32" in name for name in args.variants):
         parser.error("tf32 has no effect on the CPU: measure it with runtime.device=cuda")
     if args.alone:
-        chosen = replace(config.train, **options_of(args.variants[0]))
-        print(json.dumps(measure(replace(config, train=chosen), args.classes, args.steps)))
+        print(json.dumps(measure(with_variant(config, args.variants[0]), args.classes, args.steps)))
         return 0
 
     rows = {}
     for variant in args.variants:
-        command = [sys.executable, "-m", "benchmarks.training", path, *overrides, "--alone"]
+        command = [sys.executable, "-m", "benchmarks.training", args.config, *overrides, "--alone"]
         command += ["--steps", str(args.steps), "--classes", str(args.classes), "--variants", variant]
         # Without caches of earlier runs, so that the time of the first step includes compilation
         environment = {**os.environ, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
         rows[variant] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
         print(f"{variant}: {rows[variant] or 'failed'}", file=sys.stderr)
-    threads = config.train.threads or torch.get_num_threads()
+    set_up_backends(config.runtime)
+    threads = torch.get_num_threads()
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} threads"
-    print(f"{' '.join([path, *overrides])}: {where}, PyTorch {torch.__version__}\n")
+    print(f"{' '.join([args.config, *overrides])}: {where}, PyTorch {torch.__version__}\n")
     print(table(rows, sum(config.train.batch)))
     return 0 if all(rows.values()) else 1
 

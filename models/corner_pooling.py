@@ -27,8 +27,7 @@ class PoolSum(nn.Module):
 
 
 class NoPool(nn.Module):
-    """Sum of two maps without pooling: the ablation of corner pooling, with the same parameters (CornerNet, Table
-    1)."""
+    """Sum of two maps without pooling: the ablation with the same parameters (CornerNet, Table 1)."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.layers import ConvBlock, Residual, conv1x1_bn
+from models.squeeze import Fire, TransposedConv
 
 
 class Nearest(nn.Module):
@@ -25,8 +26,8 @@ class Nearest(nn.Module):
 
 
 # The parts that the config names. A part of your own is a class with the same signature and a line here.
-BLOCKS: dict[str, Callable[..., nn.Module]] = {"residual": Residual}  # block(inputs, outputs, stride=1)
-UPSAMPLINGS: dict[str, Callable[[int], nn.Module]] = {"nearest": Nearest}  # upsampling(width)
+BLOCKS: dict[str, Callable[..., nn.Module]] = {"residual": Residual, "fire": Fire}  # block(inputs, outputs, stride=1)
+UPSAMPLINGS: dict[str, Callable[[int], nn.Module]] = {"nearest": Nearest, "transposed": TransposedConv}  # (width)
 
 
 @dataclass(frozen=True)

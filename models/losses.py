@@ -71,9 +71,9 @@ def embedding_loss(
     """
     mean = (top_left + bottom_right) / 2
     together = image_index[:, None] == image_index[None, :]  # (N, N): in the same image
-    # Number of objects in the image of each object, (N,). Float32 even for float64 maps, as released. bincount would
-    # make the host wait for its result.
-    count = together.sum(1, dtype=torch.float32)
+    # Number of objects in the image of each object, (N,). Of PyTorch's default type: float32 even for float64 maps, as
+    # released. bincount would make the host wait for its result.
+    count = together.sum(1, dtype=torch.get_default_dtype())
     pull = (((top_left - mean) ** 2 + (bottom_right - mean) ** 2) / (count + EPS)).sum()
 
     distance = (mean[:, None] - mean[None, :]).abs()  # (N, N)
@@ -105,7 +105,7 @@ def stack_loss(
     if maps.keys() != targets.keys():
         raise ValueError(f"the network predicts {', '.join(maps)}, but the targets are of {', '.join(targets)}")
     embeddings, focal, offset = [], [], []
-    objects = torch.tensor(len(image_index), dtype=torch.float32) + EPS
+    objects = torch.tensor(float(len(image_index))) + EPS
     for name, target in targets.items():
         wide = torch.promote_types(maps[name].heatmap.dtype, torch.float32)
         embedding, offsets = (m if m is None else m.to(wide) for m in maps[name][1:])

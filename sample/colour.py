@@ -38,8 +38,7 @@ def draw_colour(rng: np.random.Generator, strength: float = 0.4, lighting: float
 
 
 def normalise(images: Tensor, draws: ColourDraw | None = None) -> Tensor:
-    """Images (B, 3, H, W) uint8 to the network's float32 input: in 0..1, augmented, minus mean, over standard
-    deviation.
+    """Images (B, 3, H, W) uint8 -> the network's float32 input: 0..1, augmented, minus mean, over deviation.
 
     Brightness blends the image with black, contrast with its mean grey, saturation with its grey. Grey is taken before
     all three. In any order, the result is `keep` x image + `flat` x mean grey + `grey` x grey, with three numbers per

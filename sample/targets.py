@@ -91,8 +91,7 @@ class KeypointTargets(NamedTuple):
 
 
 def gaussian_radius(height: ArrayLike, width: ArrayLike, overlap: float, rule: str = "cornernet") -> Tensor:
-    """Distance that both corners of a height x width box may move for its IoU to stay at `overlap`: float64, not
-    rounded.
+    """Distance that both corners of a box may move for its IoU to stay at `overlap`: float64, not rounded.
 
     The smallest of three cases: both corners move outside the box, both inside, or one each way. The rule "centernet"
     is that of CenterNet's release, which takes the other root in the first two cases and divides by 2 in all of them.

@@ -1,10 +1,82 @@
-"""Data that several test modules build: changed copies of the toy data, harmful pickles."""
+"""What several test modules build: small networks, random batches, changed copies of the toy data, harmful pickles."""
 
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.hourglass import HourglassOptions
+from models.losses import LossOptions
+from nnet.families import FAMILIES, Family, ModelOptions, build_family
+from sample.batch import Batch
+from sample.colour import ColourDraw
+from sample.dataset import Unreadable
+from sample.targets import BatchObjects, PenaltyOptions
+
+SMALL_BACKBONE = {"stacks": 1, "stem_width": 4, "widths": (4, 6), "blocks": (1, 1)}
+
+
+def small_options(
+    detector: str = "cornernet", backbone: Mapping[str, Any] | None = None, **options: Any
+) -> ModelOptions:
+    """Options of a tiny network: hourglasses of SMALL_BACKBONE changed by `backbone`, pools of width 2."""
+    kind = {family.Options().detector: family.Options for family in FAMILIES}[detector]
+    if "pool_width" in kind.__dataclass_fields__:
+        options = {"pool_width": 2} | options
+    return kind(backbone=HourglassOptions(**SMALL_BACKBONE | dict(backbone or {})), **options)
+
+
+def small_family(
+    detector: str = "cornernet",
+    classes: int = 3,
+    backbone: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    penalty: PenaltyOptions | None = None,
+    loss: LossOptions | None = None,
+    **options: Any,
+) -> Family:
+    """A family with a tiny network, whose weights are drawn from the seed. See small_options."""
+    torch.manual_seed(seed)
+    model = small_options(detector, backbone, **options)
+    return build_family(classes, model, penalty or PenaltyOptions(), loss or LossOptions())
+
+
+def small_network(*args: Any, **options: Any) -> nn.Module:
+    """The network of small_family."""
+    return small_family(*args, **options).network
+
+
+def make_batch(
+    images: int,
+    objects: int,
+    seed: int = 0,
+    *,
+    size: tuple[int, int] = (63, 63),
+    classes: int = 3,
+    corners: float = 20,
+    colour: ColourDraw | None = None,
+    first_id: int = 0,
+    unreadable: Sequence[Unreadable] = (),
+) -> Batch:
+    """A batch of random images of this (height, width), with `objects` boxes in all.
+
+    corners: the top-left corners are within this many pixels of the image's. first_id: id of the first image.
+    """
+    r = np.random.default_rng(seed)
+    corner = r.uniform(0, corners, (objects, 2))
+    boxes = np.concatenate([corner, corner + r.uniform(4, 40, (objects, 2))], 1).clip(0, min(size) - 1)
+    pixels = torch.from_numpy(r.integers(0, 256, (images, 3, *size), dtype=np.uint8))
+    labels = torch.from_numpy(r.integers(0, classes, objects))
+    image_index = torch.from_numpy(np.sort(r.integers(0, images, objects)))
+    there = BatchObjects(torch.from_numpy(boxes), labels, image_index)
+    return Batch(pixels, there, colour, torch.arange(first_id, first_id + images), list(unreadable))
 
 
 def changed_toy(toy: Path, parent: Path, change: Callable[[dict, Path], dict | str | None]) -> Path:

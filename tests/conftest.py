@@ -104,7 +104,7 @@ def pytest_terminal_summary(terminalreporter):
 
     def golden(*outcomes: str) -> set[str]:
         reports = [report for outcome in outcomes for report in terminalreporter.getreports(outcome)]
-        return {report.nodeid for report in reports if "golden" in report.keywords}
+        return {report.nodeid for report in reports if "golden" in getattr(report, "keywords", ())}
 
     failed, skipped = golden("failed", "error"), golden("skipped")
     run = golden("passed") | failed

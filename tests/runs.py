@@ -1,12 +1,33 @@
-"""Training runs in this process: starting them, and comparing what two of them have left."""
+"""Training runs in this process: starting them, disturbing them, and comparing what two of them have left.
 
+python -m tests.runs FAULT train.py ARGUMENT ...
+
+runs train.py or test.py as a process of its own, disturbed by one of FAULTS.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+import nnet.training.folder
+import nnet.training.validation
+import test as test_script
 import train as train_script
+from nnet.detection.detector import Detector
+from nnet.runtime.checkpoint import ReportingFile
+from nnet.training.trainer import Trainer
 from tests.processes import read_rows
+
+if TYPE_CHECKING:
+    import pytest
 
 VARYING = ("images_per_second", "data_wait", "memory_gb")  # figures of a row that two equal runs do not share
 
@@ -42,3 +63,84 @@ def same_runs(one: Path, other: Path) -> None:
         [{k: v for k, v in row.items() if k not in VARYING} for row in read_rows(folder)] for folder in (one, other)
     ]
     assert rows[0] == rows[1]
+
+
+def before_steps(monkeypatch: pytest.MonkeyPatch, actions: Mapping[int, Callable[[], Any]]) -> None:
+    """Call functions before steps of the runs that follow in this process: {iteration: function}.
+
+    They are called where a step begins: its batches are there, and the processes have agreed to make it.
+    """
+    original = Trainer.step
+
+    def step(self: Trainer, micro_batches: list) -> None:
+        actions.get(self.iteration + 1, lambda: None)()
+        original(self, micro_batches)
+
+    monkeypatch.setattr(Trainer, "step", step)
+
+
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out TensorBoard's pictures of the runs that follow in this process, which take most of their time."""
+    monkeypatch.setattr(nnet.training.validation, "draw_predictions", lambda *_: iter(()))
+
+
+def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out curves.png of the runs that follow in this process, which takes longer than many steps."""
+    monkeypatch.setattr(nnet.training.folder, "draw_curves", lambda *_: None)
+
+
+# Faults of programs that are started as processes of their own
+
+SLOW_SAVE = 10  # seconds of `slow_save`
+
+
+def disturbed(fault: Callable[[], None], program: str) -> list[str]:
+    """Arguments of Python that run train.py or test.py with a fault."""
+    return ["-m", "tests.runs", fault.__name__, program]
+
+
+def hang_in_validation_loss() -> None:
+    """Rank 0 hangs while it measures the validation loss."""
+    if os.environ["RANK"] == "0":
+        nnet.training.validation.validation_loss = hang
+
+
+def hang_in_evaluation() -> None:
+    """Rank 0 hangs while it computes COCO's figures on the validation split."""
+    if os.environ["RANK"] == "0":
+        nnet.training.validation.evaluate = hang
+
+
+def hang(*_: Any) -> None:
+    time.sleep(9999)
+
+
+def slow_save() -> None:
+    """The first save takes SLOW_SAVE seconds, in which it makes progress."""
+    write, ends = ReportingFile.write, []
+
+    def slow(self: ReportingFile, data: bytes) -> int:
+        ends.append(ends[0] if ends else time.monotonic() + SLOW_SAVE)
+        time.sleep(0.1 if time.monotonic() < ends[0] else 0)
+        return write(self, data)
+
+    ReportingFile.write = slow
+
+
+def death_while_detecting() -> None:
+    """Rank 1 is killed at its first image."""
+
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if os.environ["RANK"] == "1":
+        Detector.__call__ = die
+
+
+FAULTS = (hang_in_validation_loss, hang_in_evaluation, slow_save, death_while_detecting)
+PROGRAMS = {"train.py": train_script, "test.py": test_script}
+
+if __name__ == "__main__":
+    _, name, program, *arguments = sys.argv
+    {fault.__name__: fault for fault in FAULTS}[name]()
+    sys.exit(PROGRAMS[program].main(arguments))

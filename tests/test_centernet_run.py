@@ -10,7 +10,7 @@ import train as train_script
 from tests.processes import read_rows
 
 TINY = """
-model: {center_keypoints: true, center_pooling: true, cascade_corner_pooling: true}
+model: {detector: centernet, center_keypoints: true, center_pooling: true, cascade_corner_pooling: true}
 penalty: {overlap: 0.7, rule: centernet}
 train: {iterations: 4, log_every: 2, validate_every: 4, ap_every: 4, snapshot_every: 2}
 test: {centers: 20, outside: 5, embedding_distance: 9}
@@ -47,8 +47,8 @@ def test_evaluates_and_draws(config, checkpoint, tmp_path):
 
 
 def test_with_annotated_centers(config, checkpoint, tmp_path, capsys, monkeypatch):
-    made, make = [], test_script.make_detector
-    monkeypatch.setattr(test_script, "make_detector", lambda *a, **more: made.append(make(*a, **more)) or made[-1])
+    made, make = [], test_script.Detector
+    monkeypatch.setattr(test_script, "Detector", lambda *a, **more: made.append(make(*a, **more)) or made[-1])
     arguments = [config, "--checkpoint", str(checkpoint)]
     assert test_script.main([*arguments, "--output", str(tmp_path / "predicted")]) == 0
     arguments += ["--truth", "centers"]

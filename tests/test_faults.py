@@ -16,13 +16,12 @@ import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-import nnet.faults
-import nnet.log
+import nnet.training.faults
+import nnet.training.metrics
 import test as test_script
-import train as train_script
-from models.losses import stack_loss
-from nnet import checkpoint
-from nnet.snapshots import STATE, Snapshots
+from nnet.families.cornernet import CornerNet
+from nnet.runtime import checkpoint
+from nnet.training.snapshots import STATE, Snapshots
 from tests.builders import changed_toy
 from tests.processes import (
     SECONDS,
@@ -35,11 +34,24 @@ from tests.processes import (
     torchrun,
     wait_for_rows,
 )
-from tests.runs import main, same, same_runs
+from tests.runs import (
+    SLOW_SAVE,
+    before_steps,
+    death_while_detecting,
+    disturbed,
+    hang_in_evaluation,
+    hang_in_validation_loss,
+    main,
+    same,
+    same_runs,
+    slow_save,
+    without_curves,
+)
 
 TINY = """
 data: {train: {limit: 15}}
-train: {iterations: 60, lr_drops: [50], log_every: 1, validate_every: 0, snapshot_every: 5, collective_timeout: 60}
+train: {iterations: 60, lr_drops: [50], log_every: 1, validate_every: 0, snapshot_every: 5}
+runtime: {collective_timeout: 60}
 test: {embedding_distance: 9}
 """
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's /proc and /dev/full")
@@ -51,6 +63,12 @@ def run(config, tmp_path_factory):
     output = tmp_path_factory.mktemp("undisturbed")
     assert main(config, output, "train.keep=100") == 0
     return output
+
+
+@pytest.fixture(autouse=True)
+def quick(run, monkeypatch):
+    """All runs but `run` do without curves."""
+    without_curves(monkeypatch)
 
 
 # Signals
@@ -198,23 +216,12 @@ def test_killed_at_every_point_of_a_save(tmp_path):
 # A disk that is full
 
 
-def at_iterations(monkeypatch, actions):
-    """Let something happen before iterations of the runs that follow: {iteration: function}."""
-    original = train_script.learning_rate
-
-    def learning_rate(finished, *options):
-        actions.get(finished + 1, lambda: None)()
-        return original(finished, *options)
-
-    monkeypatch.setattr(train_script, "learning_rate", learning_rate)
-
-
 @linux
 def test_a_full_disk_while_saving(config, run, tmp_path, monkeypatch, capsys):
     between = []
     fill = {10: lambda: (tmp_path / ".00000010.pt.partial").symlink_to("/dev/full")}
     look = {12: lambda: between.append((checkpoint.load(tmp_path / "last.pt")["iteration"], list(tmp_path.glob(".*"))))}
-    at_iterations(monkeypatch, fill | look)
+    before_steps(monkeypatch, fill | look)
     assert main(config, tmp_path) == 0
     assert between == [(5, [])]
     line = next(line for line in capsys.readouterr().out.splitlines() if "not saved" in line)
@@ -237,7 +244,7 @@ thread_may_fail = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThre
 
 @thread_may_fail
 def test_no_file_can_be_written_for_a_while(config, run, tmp_path, monkeypatch, capsys, limit):
-    at_iterations(monkeypatch, {8: limit(0), 13: limit()})
+    before_steps(monkeypatch, {8: limit(0), 13: limit()})
     assert main(config, tmp_path) == 0
     printed = capsys.readouterr().out
     assert "iteration 9: not logged yet" in printed and "iteration 10: not saved" in printed
@@ -248,10 +255,10 @@ def test_no_file_can_be_written_for_a_while(config, run, tmp_path, monkeypatch, 
 def test_tensorboard_cannot_write_for_a_while(config, tmp_path, monkeypatch, capsys, limit):
     """Nor do pictures and the values of each stack, which are for TensorBoard alone, end the run."""
     at_once = functools.partial(SummaryWriter, max_queue=1, flush_secs=0.01)
-    monkeypatch.setattr(nnet.log, "SummaryWriter", at_once)
+    monkeypatch.setattr(nnet.training.metrics, "SummaryWriter", at_once)
     slow = {n: lambda: time.sleep(0.1) for n in range(4, 8)}
-    at_iterations(monkeypatch, {3: limit(0), **slow, 8: limit()})
-    options = ["model.stacks=2", "train.iterations=9", "train.validate_every=1"]
+    before_steps(monkeypatch, {3: limit(0), **slow, 8: limit()})
+    options = ["data.val.limit=1", "model.backbone.stacks=2", "train.iterations=9", "train.validate_every=1"]
     assert main(config, tmp_path, *options) == 0
     assert capsys.readouterr().out.count("nothing more is written for TensorBoard") == 1
     losses = [row["iteration"] for row in read_rows(tmp_path) if "loss" in row]
@@ -277,7 +284,7 @@ def test_a_signal_while_the_disk_is_full_does_not_claim_a_saved_state(config, tm
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    at_iterations(monkeypatch, {7: fill})
+    before_steps(monkeypatch, {7: fill})
     assert main(config, tmp_path) == 1
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert (
@@ -297,9 +304,12 @@ def test_an_unreadable_image_is_left_out(config, toy, tmp_path, monkeypatch, cap
     (folder / "train" / "000003.jpg").write_bytes(b"no image")
     arguments = [config, tmp_path / "run", f"data.root={folder}", f"train.workers={workers}", "train.iterations=6"]
     assert main(*arguments) == 1
-    error = capsys.readouterr().err.strip().splitlines()[-1]
+    err = capsys.readouterr().err
+    error = err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and "Traceback" not in err
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] >= 1  # what was computed is kept
     assert "000003.jpg" in error and "more than 1%" in error and "--resume goes on from it" in error
-    monkeypatch.setattr(nnet.faults.UnreadableCount, "LIMIT", 0.2)
+    monkeypatch.setattr(nnet.training.faults.UnreadableCount, "LIMIT", 0.2)
     assert main(*arguments, "--resume") == 0
     assert "skipped" in capsys.readouterr().out
     assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] == 6
@@ -313,7 +323,9 @@ def test_a_killed_worker(config, run, tmp_path, start):
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 1 and "Traceback" not in err
     error = err.strip().splitlines()[-1]
-    assert error.startswith("error: loading training data failed") and "run out of memory" in error
+    assert (
+        error.startswith("error: loading training data failed") and "killed" in error and "run out of memory" in error
+    )
     assert "--resume goes on from it" in error
     assert main(config, tmp_path, "--resume") == 0
     same_runs(tmp_path, run)
@@ -324,15 +336,16 @@ def spoiled(monkeypatch):
     """Makes the pull loss of the nth micro-batches NaN."""
 
     def spoil(*numbers):
-        def loss(*arguments):
-            terms = stack_loss(*arguments)
+        def spoiled_loss(*arguments):
+            terms = loss(*arguments)
             count[0] += 1
             bad = float("nan") if count[0] in numbers else 1.0
-            return terms._replace(pull=terms.pull * bad, total=terms.total * bad)
+            return terms._replace(pull=terms.pull * bad, loss=terms.loss * bad)
 
         count = [0]
-        monkeypatch.setattr(nnet.training, "stack_loss", loss)
+        monkeypatch.setattr(CornerNet, "loss", spoiled_loss)
 
+    loss = CornerNet.loss
     return spoil
 
 
@@ -434,7 +447,7 @@ def test_a_signal_to_one_process_stops_all(config, tmp_path, start):
 @pytest.mark.parametrize("hung", [0, 1])
 def test_a_process_that_hangs(config, tmp_path, start, hung):
     timeout = 8
-    processes = start_ranks(start, 2, "train.py", config, f"train.collective_timeout={timeout}", "--output", tmp_path)
+    processes = start_ranks(start, 2, "train.py", config, f"runtime.collective_timeout={timeout}", "--output", tmp_path)
     wait_for_rows(processes[0], tmp_path, 8)
     processes[hung].send_signal(signal.SIGSTOP)
     begun = time.monotonic()
@@ -449,22 +462,10 @@ def test_a_process_that_hangs(config, tmp_path, start, hung):
         assert "--resume goes on from it" in error
 
 
-def hang_in(tmp_path, where):
-    """A script that runs train.py, whose first process hangs in `where`, of nnet.evaluation."""
-    script = tmp_path / "hang.py"
-    script.write_text(
-        "import os, sys, time\nsys.path.insert(0, os.getcwd())\nimport nnet.evaluation, train\n"
-        "def hang(*_): time.sleep(9999)\n"
-        f"if os.environ['RANK'] == '0': nnet.evaluation.{where} = hang\n"
-        "sys.exit(train.main(sys.argv[1:]))\n"
-    )
-    return script
-
-
-@pytest.mark.parametrize("where", ["validation_loss", "evaluate"])
-def test_a_first_process_that_hangs_while_the_other_waits_for_it(config, tmp_path, start, where):
-    options = ["train.collective_timeout=4", "train.validate_every=3", "train.ap_every=3", "data.val.limit=2"]
-    _, second = start_ranks(start, 2, hang_in(tmp_path, where), config, *options, "--output", tmp_path / "r")
+@pytest.mark.parametrize("fault", [hang_in_validation_loss, hang_in_evaluation])
+def test_a_first_process_that_hangs_while_the_other_waits_for_it(config, tmp_path, start, fault):
+    options = ["runtime.collective_timeout=4", "train.validate_every=3", "train.ap_every=3", "data.val.limit=2"]
+    _, second = start_ranks(start, 2, *disturbed(fault, "train.py"), config, *options, "--output", tmp_path / "r")
     _, err = second.communicate(timeout=SECONDS)
     assert second.returncode == 1, err
     error = err.strip().splitlines()[-1]
@@ -474,46 +475,33 @@ def test_a_first_process_that_hangs_while_the_other_waits_for_it(config, tmp_pat
 
 def test_a_slow_save_is_waited_for(config, tmp_path, start):
     """Of more than twice the timeout, after which one that makes no progress would be given up."""
-    script, timeout, seconds = tmp_path / "slow.py", 4, 10
-    script.write_text(
-        "import os, sys, time\nsys.path.insert(0, os.getcwd())\nimport nnet.checkpoint, train\n"
-        "write, end = nnet.checkpoint.Told.write, []\n"
-        "def slow(self, data):\n"
-        f"    end or end.append(time.monotonic() + {seconds})\n"
-        "    time.sleep(0.1 if time.monotonic() < end[0] else 0)\n"
-        "    return write(self, data)\n"
-        "nnet.checkpoint.Told.write = slow\n"
-        "sys.exit(train.main(sys.argv[1:]))\n"
-    )
-    options = ["train.iterations=2", "train.lr_drops=[1]", f"train.collective_timeout={timeout}"]
+    timeout = 4
+    assert SLOW_SAVE > 2 * timeout
+    options = ["train.iterations=2", "train.lr_drops=[1]", f"runtime.collective_timeout={timeout}"]
     begun = time.monotonic()
-    for process in start_ranks(start, 2, script, config, *options, "--output", tmp_path / "r"):
+    for process in start_ranks(
+        start, 2, *disturbed(slow_save, "train.py"), config, *options, "--output", tmp_path / "r"
+    ):
         _, err = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, err
-    assert time.monotonic() - begun > seconds
+    assert time.monotonic() - begun > SLOW_SAVE
     assert checkpoint.load(tmp_path / "r" / "last.pt")["iteration"] == 2
 
 
 @pytest.mark.parametrize("script", ["train.py", "test.py"])
 def test_a_process_that_never_joins(config, run, tmp_path, start, script):
     more = ["--checkpoint", run / "last.pt"] if script == "test.py" else []
-    options = [config, "train.collective_timeout=3", *more, "--output", tmp_path / "r"]
+    options = [config, "runtime.collective_timeout=3", *more, "--output", tmp_path / "r"]
     alone = start(script, *options, **rank_environment(0, 2, free_port()))
     _, err = alone.communicate(timeout=SECONDS)
     assert alone.returncode == 1 and "Traceback" not in err
     error = err.strip().splitlines()[-1]
-    assert error.startswith("error: another process of this run has ended, never began")
+    assert error.startswith("error: another process of this run has ended, never started")
 
 
 def test_a_process_that_dies_while_testing(config, run, tmp_path, start):
-    options = ["--checkpoint", run / "last.pt", "--output", tmp_path / "r", "train.collective_timeout=4"]
-    script = tmp_path / "die.py"
-    script.write_text(
-        "import os, signal, sys\nsys.path.insert(0, os.getcwd())\nimport test\nfrom nnet.inference import Detector\n"
-        "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\nif os.environ['RANK'] == '1': Detector.__call__ = die\n"
-        "sys.exit(test.main(sys.argv[1:]))\n"
-    )
-    first, _ = start_ranks(start, 2, script, config, *options)
+    options = ["--checkpoint", run / "last.pt", "--output", tmp_path / "r", "runtime.collective_timeout=4"]
+    first, _ = start_ranks(start, 2, *disturbed(death_while_detecting, "test.py"), config, *options)
     _, err = first.communicate(timeout=SECONDS)
     assert first.returncode == 1 and "Traceback" not in err, err
     assert err.strip().splitlines()[-1].startswith("error: another process of this run has ended")

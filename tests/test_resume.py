@@ -1,5 +1,6 @@
 """A run that is stopped and resumed is the run that goes through, bit for bit; which checkpoints stay; --init."""
 
+import functools
 import json
 import shutil
 import signal
@@ -8,17 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-import train as train_script
-from nnet import checkpoint
-from nnet.evaluation import Validation
+from nnet.runtime import checkpoint
+from nnet.training.validation import Validation
 from tests.processes import read_rows
-from tests.runs import main, same, same_runs
+from tests.runs import before_steps, main, same, same_runs, without_curves, without_pictures
 
 # 15 images in updates of 5: an epoch has 3 iterations.
 TINY = """
 data: {train: {limit: 15}, val: {limit: 2}}
 train: {iterations: 9, lr_drops: [5], warmup: 2, log_every: 1, validate_every: 3, snapshot_every: 0}
 """
+# Options that the version before `model.detector` had in these sections
+OLD_MODEL = {"backbone", "head", "stacks", "stem_width", "widths", "blocks", "pool_width", "corner_pooling", "bn_init"}
+OLD_MODEL |= {"center_keypoints", "center_pooling", "cascade_corner_pooling"}
+OLD_RUNTIME = {"device", "threads", "tf32", "collective_timeout"}
 STOPS = [1, 3, 4, 6, 8]  # 3 and 6 end an epoch, and are validated
 
 
@@ -30,19 +34,36 @@ def run(config, tmp_path_factory):
     return output
 
 
+@pytest.fixture(autouse=True)
+def quick(run, monkeypatch):
+    """All runs but `run` do without pictures."""
+    without_pictures(monkeypatch)
+    without_curves(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def stopped_at(config, tmp_path_factory):
+    """Gives the folder of a run that SIGTERM stopped in the given iteration, not to be changed."""
+
+    @functools.cache
+    def run(iteration, workers):
+        output = tmp_path_factory.mktemp("stopped")
+        with pytest.MonkeyPatch.context() as patch:
+            before_steps(patch, {iteration: lambda: signal.raise_signal(signal.SIGTERM)})
+            assert main(config, output, f"train.workers={workers}") == 128 + signal.SIGTERM
+        assert checkpoint.load(output / "last.pt")["iteration"] == iteration
+        return output
+
+    return run
+
+
 @pytest.fixture
 def stopped(monkeypatch):
     """Runs train.py with a signal that arrives in the given iteration; returns its exit code."""
 
     def run(number, iteration, *arguments):
-        def learning_rate(finished, *options):
-            if finished == iteration - 1:
-                signal.raise_signal(number)
-            return original(finished, *options)
-
-        original = train_script.learning_rate
         with monkeypatch.context() as patch:
-            patch.setattr(train_script, "learning_rate", learning_rate)
+            before_steps(patch, {iteration: lambda: signal.raise_signal(number)})
             return main(*arguments)
 
     return run
@@ -54,12 +75,10 @@ def checkpoints(folder):
 
 @pytest.mark.parametrize("before, after", [(0, 0), (2, 2), (0, 2)])
 @pytest.mark.parametrize("stop", STOPS)
-def test_stopped_and_resumed(config, run, tmp_path, stopped, stop, before, after):
-    number = signal.SIGTERM
-    assert stopped(number, stop, config, tmp_path, f"train.workers={before}") == 128 + number
-    assert checkpoint.load(tmp_path / "last.pt")["iteration"] == stop
-    assert main(config, tmp_path, f"train.workers={after}", "--resume") == 0
-    same_runs(tmp_path, run)
+def test_stopped_and_resumed(config, run, tmp_path, stopped_at, stop, before, after):
+    output = shutil.copytree(stopped_at(stop, before), tmp_path / "run")
+    assert main(config, output, f"train.workers={after}", "--resume") == 0
+    same_runs(output, run)
 
 
 def test_stopped_at_every_point_in_turn(config, run, tmp_path, stopped):
@@ -97,10 +116,10 @@ def test_rows_past_the_checkpoint_are_made_again(config, run, tmp_path, stopped)
 
 
 def test_float16_keeps_the_scale_of_the_loss(config, tmp_path, stopped):
-    arguments = [config, tmp_path / "one", "train.precision=float16"]
+    arguments = [config, tmp_path / "one", "train.precision=float16", "train.iterations=5", "train.validate_every=0"]
     assert main(*arguments) == 0
     arguments[1] = tmp_path / "other"
-    assert stopped(signal.SIGTERM, 4, *arguments) == 128 + signal.SIGTERM
+    assert stopped(signal.SIGTERM, 3, *arguments) == 128 + signal.SIGTERM
     scaler = checkpoint.load(tmp_path / "other" / "last.pt")["scaler"]
     assert scaler["scale"] > 0 and "_growth_tracker" in scaler
     assert main(*arguments, "--resume") == 0
@@ -200,8 +219,33 @@ def test_a_checkpoint_of_another_version(config, run, tmp_path, capsys):
     torch.save(state, tmp_path / "old.pt")
     assert main(config, tmp_path / "run", "--resume", str(tmp_path / "old.pt")) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "old.pt is of another version, which kept no window" in line and "--init" in line
+    assert "old.pt is of another version, which stored no window" in line and "--init" in line
     assert main(config, tmp_path / "run", *STILL, "--init", str(tmp_path / "old.pt")) == 0
+
+
+def in_the_structure_before_detectors(config):
+    """A CornerNet's config as the version before `model.detector` stored it in checkpoints."""
+    model, backbone = config["model"], config["model"]["backbone"]
+    old = backbone | model | {"backbone": backbone["name"], "head": "keypoints"}
+    old |= dict.fromkeys(["center_keypoints", "center_pooling", "cascade_corner_pooling"], False)
+    config = config | {"model": {name: old[name] for name in OLD_MODEL}, "train": config["train"] | config["runtime"]}
+    return {name: section for name, section in config.items() if name != "runtime"}
+
+
+def test_a_checkpoint_of_the_version_before_detectors(config, run, tmp_path, stopped_at, capsys):
+    output = shutil.copytree(stopped_at(4, 0), tmp_path / "run")
+    state = torch.load(output / "last.pt", weights_only=True)
+    state["config"] = in_the_structure_before_detectors(state["config"])
+    assert OLD_RUNTIME <= state["config"]["train"].keys() and "runtime" not in state["config"]
+    for name in ("00000004.pt", "last.pt"):
+        torch.save(state, output / name)
+    assert main(config, tmp_path / "other", "model.corner_pooling=false", "--resume", output / "last.pt") == 2
+    assert "of another network" in (error := capsys.readouterr().err)
+    assert "(model.corner_pooling: True -> False)" in error
+    assert main(config, output, "--resume") == 0
+    printed = capsys.readouterr().out
+    assert "after 4 of 9 iterations" in printed and "with other options" not in printed
+    same_runs(output, run)
 
 
 def test_init_where_nothing_fits(config, tmp_path, capsys):

@@ -55,8 +55,8 @@ def corner_radius(boxes: np.ndarray, penalty: PenaltyOptions) -> np.ndarray:
 class CornerEval(COCOeval):
     """COCO's evaluation with the closeness of points in place of the IoU of boxes.
 
-    Annotated and detected corners have a `point`, annotated ones also a `radius`. A closeness of 0.5 or more is a distance
-    of at most the radius.
+    Annotated and detected corners have a `point`, annotated ones also a `radius`. A closeness of 0.5 or more is a
+    distance of at most the radius.
     """
 
     def computeIoU(self, image: int, category: int) -> np.ndarray | list:
@@ -74,10 +74,10 @@ def corner_ap(
 ) -> dict[str, dict[str, float | None]]:
     """AP of detecting corners, a mean over categories, by kind and by quadrant of the image (Table 3).
 
-    A predicted corner is right when it is within `corner_radius` of an annotated corner of its class that no corner of a
-    higher score is matched to. In a quadrant, the annotated corners inside it count. Those outside it, and those of
-    crowds, can be matched but are no gain. A prediction is wrong when it has no match and lies in the quadrant. The rest
-    is COCO's AP: 101 recall values, None where nothing is annotated.
+    A predicted corner is right when it is within `corner_radius` of an annotated corner of its class that no corner of
+    a higher score is matched to. In a quadrant, the annotated corners inside it count. Those outside it, and those of
+    crowds, can be matched but are no gain. A prediction is wrong when it has no match and lies in the quadrant. The
+    rest is COCO's AP: 101 recall values, None where nothing is annotated.
 
     Args:
         found: (position of the image in the index, kind, rows (m, 4) of x, y in pixels, class, score).

@@ -52,8 +52,8 @@ def suppression_rows(candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
     """The candidates that are not rejected and finite, in the layout of external.soft_nms.
 
     Returns:
-        (n, 7) float32: x1, y1, x2, y2, score, top-left score, bottom-right score; and the labels (n,). Boxes that are not
-        made of corners have their own score in place of the corners' scores.
+        (n, 7) float32: x1, y1, x2, y2, score, top-left score, bottom-right score; and the labels (n,). Boxes that are
+        not made of corners have their own score in place of the corners' scores.
     """
     boxes, scores, labels, corner_scores = candidates
     if corner_scores is None:

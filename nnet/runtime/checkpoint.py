@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, read without running code from the file, matched to the network by name and shape."""
+"""Checkpoints: written atomically, read without running code, matched to the network by name and shape."""
 
 import os
 import pickle
@@ -79,7 +79,16 @@ def load(path: Path) -> dict[str, Any]:
                 "may hold tensors and plain values alone; save its state dict by itself"
             ) from e
         raise CheckpointError(damaged(path, e)) from e
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as e:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+    ) as e:
         raise CheckpointError(damaged(path, e)) from e
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"checkpoint {path} holds {type(state).__name__}, not the state of a network")
@@ -97,7 +106,8 @@ def load(path: Path) -> dict[str, Any]:
 
 def damaged(path: Path, error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    unpickler = [line for line in lines if line.startswith("Unsupported")]  # the relevant line of torch's long explanation
+    # The relevant line of torch's long explanation
+    unpickler = [line for line in lines if line.startswith("Unsupported")]
     reason = (unpickler or lines or [type(error).__name__])[0]
     return (
         f"checkpoint {path} ({path.stat().st_size:,} bytes) is refused: it is damaged, or holds more than tensors and "

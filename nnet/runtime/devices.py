@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 
 import torch
@@ -38,6 +37,6 @@ def keep_freed_memory() -> bool:
 def set_up_backends(options: RuntimeOptions) -> None:
     """Set PyTorch's CPU threads, TF32 and the handling of freed memory for this process."""
     keep_freed_memory()
-    if options.threads or "OMP_NUM_THREADS" not in os.environ:  # torchrun sets it, as there are several processes
-        torch.set_num_threads(options.threads or available_cores())
+    # PyTorch's own number respects OMP_NUM_THREADS, which torchrun sets, but not the container's CPU quota.
+    torch.set_num_threads(options.threads or min(torch.get_num_threads(), available_cores()))
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32

@@ -1,4 +1,4 @@
-"""The process group of a run, as torchrun starts it: one process per GPU. With one process, all of this does nothing."""
+"""The process group of a run, one process per GPU, as torchrun starts it. With one process it does nothing."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Group:
         return batch, list(range(self.rank, len(batch), self.size))
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network with gradients averaged over the processes. BatchNorm's running statistics are not synchronised."""
+        """The network with gradients averaged over the processes. BatchNorm statistics are not synchronised."""
         if self.size == 1:
             return network
         # 1x1 convolutions in channels_last: the same memory under other strides, which every step would warn about.
@@ -115,7 +115,7 @@ class Group:
         return total.tolist()
 
     def report_progress(self) -> None:
-        """Tell the processes that wait in `barrier` that this one makes progress. Call it regularly during long work."""
+        """Tell the processes that wait in `barrier` that this one makes progress. Call it often in long work."""
         if self.size > 1 and time.monotonic() - self.last_report > min(1, self.timeout.total_seconds() / 4):
             self.last_report = time.monotonic()
             self.store.add(f"progress/{self.rank}", 1)
@@ -174,9 +174,9 @@ class Group:
 def join(timeout: timedelta) -> dist.Store:
     """The store through which the processes find each other.
 
-    After a restart, torchrun offers the same store, which still has the addresses of the dead processes. So each attempt
-    uses a prefix of its own. Machines count their attempts separately: with several machines, start torchrun with
-    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, which makes a new store for each attempt.
+    After a restart, torchrun offers the same store, which still has the addresses of the dead processes. So each
+    attempt uses a prefix of its own. Machines count their attempts separately: with several machines, start torchrun
+    with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, which makes a new store for each attempt.
     """
     store, _, size = next(dist.rendezvous("env://", timeout=timeout))
     if os.environ.get("LOCAL_WORLD_SIZE") == str(size):

@@ -24,8 +24,8 @@ class RunError(RuntimeError):
 def exit_code(main: Callable[[], int | None], *bad_input: type[Exception]) -> int:
     """Run `main` and return its exit code.
 
-    Bad input becomes one line on stderr and exit code 2. A run that had to stop becomes one line and exit code 1. A fault
-    of the program keeps its traceback.
+    Bad input becomes one line on stderr and exit code 2. A run that had to stop becomes one line and exit code 1. A
+    fault of the program keeps its traceback.
 
     Args:
         bad_input: further exceptions that mean bad input.

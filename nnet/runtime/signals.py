@@ -12,9 +12,9 @@ class Signals:
     """Turns signals into requests, so that they do not interrupt a step.
 
     SIGINT, SIGTERM and SIGUSR1 (which clusters send before they preempt) become a request, in `stop`, to end the run
-    after the current step. Further signals change nothing, since clusters and torchrun send them again while the state is
-    being saved. Only a second Ctrl-C, from a user who does not want to wait, acts immediately. PyTorch's report of a dead
-    worker is an exception raised by a signal handler; within `held` it is deferred to the end of the block.
+    after the current step. Further signals change nothing, since clusters and torchrun send them again while the state
+    is being saved. Only a second Ctrl-C, from a user who does not want to wait, acts immediately. PyTorch's report of a
+    dead worker is an exception raised by a signal handler; within `held` it is deferred to the end of the block.
 
     Attributes:
         stop: number of the signal that asked to stop, or None.
@@ -41,7 +41,7 @@ class Signals:
             signal.raise_signal(number)
 
     def watch_workers(self) -> None:
-        """Defer PyTorch's reports of dead workers. Call it once PyTorch has installed its handler, with the first workers."""
+        """Defer PyTorch's reports of dead workers. Call it after the first workers have started."""
         report = signal.getsignal(self.CHILD) if self.CHILD else None
         if callable(report):
             self.previous[self.CHILD] = report

@@ -1,13 +1,15 @@
-"""The data of a run, and what it says about the network's input."""
+"""The data of a run, and what is said about it before the run starts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import nn
 
 from db import AnnotationIndex, DataError, DataOptions, load_split
 from nnet.detection.loading import same_categories
+from nnet.runtime.distributed import Group
 from nnet.training.options import TrainOptions
 
 
@@ -32,3 +34,15 @@ def check_batch_norm(network: nn.Module, batch: Sequence[int], input_size: Seque
             f"data.input_size {list(input_size)} leaves one cell at the bottom of the network, too few for the "
             "BatchNorm statistics of a micro-batch of one image: use larger images, or larger numbers in train.batch"
         )
+
+
+def summary(
+    network: nn.Module, index: AnnotationIndex, iterations: int, batch: Sequence[int], group: Group, output: Path
+) -> str:
+    """The size of the network, of the data and of the run, in one line."""
+    parameters = sum(p.numel() for p in network.parameters())
+    return (
+        f"{parameters:,} parameters, {index.num_classes} classes, {len(index):,} images with {len(index.boxes):,} "
+        f"objects; {iterations:,} iterations of {sum(batch)} images on {group.size} x {group.device.type}; "
+        f"output in {output}"
+    )

@@ -75,8 +75,8 @@ class NonFiniteCount:
 class Guard:
     """Context of the training loop: whatever ends it, the state after the last step is saved and files are closed.
 
-    A signal ends the loop after the current step (see Signals). An error ends it at once; what the user can mend becomes a
-    RunError that also says what is saved.
+    A signal ends the loop after the current step (see Signals). An error ends it at once; what the user can mend
+    becomes a RunError that also says what is saved.
     """
 
     def __init__(self, trainer):
@@ -95,17 +95,25 @@ class Guard:
         """Save and close. Returns whether the error is handled: a signal ended the loop."""
         try:
             if error is None:
-                with self.signals.held():
-                    self.trainer.save()  # torchrun ends all processes soon after the first has stopped: save before that
+                self._save_at_end()
                 return False
             return isinstance(error, Exception) and self._handle(error)
         finally:
             self._close()
 
+    def _save_at_end(self) -> None:
+        """Save together with the other processes: torchrun ends all of them soon after the first has stopped."""
+        try:
+            with self.signals.held():
+                self.trainer.save()
+        except Exception as error:  # another process is missing, or a worker has died in the meantime
+            if not self._handle(error):
+                raise
+
     def _handle(self, error: Exception) -> bool:
         self.signals.deferring = True
         self.trainer.save(wait=False)
-        # Clusters send a signal to all processes of a run, workers too: their death is then part of the stop.
+        # Clusters signal all processes of a run, workers too: their death is then part of the stop.
         if self.signals.stop is not None and not isinstance(error, (DataError, RunError)):
             return True
         reason = stopping_reason(error)

@@ -39,7 +39,8 @@ class RunFolder:
 
         Args:
             config: text of config.yaml. constants: what every checkpoint holds besides the run's progress.
-            start: where the run starts. end: the last iteration. terms: names of the loss terms. profile: whether to write a trace.
+            start: where the run starts. end: the last iteration. terms: names of the loss terms. profile: whether to
+            write a trace.
 
         Raises:
             DataError: the folder cannot be written to.

@@ -29,8 +29,8 @@ def draw_predictions(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Target and predicted heatmaps of each kind of keypoint over the images of the index.
 
-    Yields for each image, shown whole at `size`, its name and a picture (H, W, 3) uint8 BGR. Yields nothing for a network
-    without heatmaps.
+    Yields for each image, shown whole at `size`, its name and a picture (H, W, 3) uint8 BGR. Yields nothing for a
+    network without heatmaps.
     """
     family = objective.family
     if not family.network.keypoints:

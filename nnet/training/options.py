@@ -13,9 +13,9 @@ class TrainOptions:
     """How a network is trained. The defaults are the published Hourglass-104 run of CornerNet (Section 4.1)."""
 
     batch: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (4, 5, 5, 5, 5, 5, 5, 5, 5, 5)
-    """Images in each micro-batch of one update. The micro-batches are dealt over the processes; those of one process are
-    accumulated. Each micro-batch has its own BatchNorm statistics and loss normalisation, so one GPU computes the same
-    update as the paper's ten."""
+    """Images in each micro-batch of one update. The micro-batches are dealt over the processes; those of one process
+    are accumulated. Each micro-batch has its own BatchNorm statistics and loss normalisation, so one GPU computes the
+    same update as the paper's ten."""
     iterations: PositiveInt = 500_000
     """Number of updates."""
     lr: PositiveFloat = 2.5e-4

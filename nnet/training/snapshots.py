@@ -79,8 +79,8 @@ class Snapshots:
             raise CheckpointError(f"checkpoint {path} holds weights alone: start from them with --init, not --resume")
         if missing := sorted(STATE - state.keys()):
             raise CheckpointError(
-                f"checkpoint {path} is of another version, which stored no {', '.join(missing)}: start from its weights "
-                "with --init, not --resume"
+                f"checkpoint {path} is of another version, which stored no {', '.join(missing)}: start from its "
+                "weights with --init, not --resume"
             )
         self.resumed, self.start = path, state["iteration"]
         return path, state

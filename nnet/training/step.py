@@ -121,8 +121,8 @@ class UpdateStep:
     def __call__(self, batches: Sequence[Batch]) -> Update:
         """One update from the mean gradient of all micro-batches, as if each had a device of its own.
 
-        Each micro-batch has its own BatchNorm statistics and normalises its own loss. The running statistics of the first
-        one are kept.
+        Each micro-batch has its own BatchNorm statistics and normalises its own loss. The running statistics of the
+        first one are kept.
 
         Args:
             batches: micro-batches of this process, on its device.

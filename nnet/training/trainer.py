@@ -121,7 +121,7 @@ class Trainer:
             self.window.log_to(self.folder.log, self.iteration, self.lr)
 
     def save_if_due(self) -> None:
-        """Save if a checkpoint is due. It is saved before the validation, which may take longer than a cluster waits."""
+        """Save if a checkpoint is due, before the validation: that may take longer than a cluster waits."""
         with self.window.paused():
             at_end = self.iteration == self.options.iterations
             if at_end or self.due(self.options.snapshot_every) or self.due(self.options.ap_every):

@@ -106,7 +106,8 @@ class Validation:
 
 @torch.no_grad()
 def validation_loss(objective: Objective, batches: Iterable[Batch], device: torch.device) -> tuple | None:
-    """Mean loss terms over the batches, in evaluation mode, weighted by their number of images. None without batches."""
+    """Mean loss terms over the batches, in evaluation mode, weighted by their number of images. None without
+    batches."""
     network: nn.Module = objective.family.network
     network.eval()
     sums, images = 0, 0

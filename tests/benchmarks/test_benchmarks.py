@@ -8,15 +8,21 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import data, detection, losses, network, pools
+from benchmarks import data, detection, loader, losses, network, pools, training
 from benchmarks.measure import AT_LEAST, Row, Setting, Spread, limit_row, race, times_row
-from db import load_index
+from db import load_index, read_image
 from external.corner_pool import pool
+from external.focal_loss import focal_loss
 from external.soft_nms import soft_nms, soft_nms_merge
+from models.corner_pooling import PoolSum
 from models.decode import decode_corners
-from models.losses import focal_loss
-from nnet.training import Objective
-from sample import Augment, TrainingSet, read_image
+from models.keypoints import KINDS
+from nnet.detection.detector import Detector
+from nnet.families.options import DetectionOptions
+from nnet.training.step import Objective
+from sample.augment import AugmentOptions
+from sample.batch import collate, pack
+from sample.dataset import TrainingSet
 
 SMALL = Setting(small=True)
 CPU = [name for name, benchmark in command.BENCHMARKS.items() if "cpu" in benchmark.devices and not benchmark.full]
@@ -74,6 +80,7 @@ def test_target_that_is_a_lower_bound():
     assert row.met and ">= 1" in row.cells()
 
 
+@pytest.mark.slow
 def test_runs_all_small_and_writes_json(tmp_path, capsys):
     path = tmp_path / "figures.json"
     assert command.main([*CPU, "--small", "--threads", "1", "--json", str(path)]) == 0
@@ -90,6 +97,7 @@ def test_runs_all_small_and_writes_json(tmp_path, capsys):
     assert all(row["ours"]["median"] >= 0 and row["base"]["median"] > 0 for row in found["rows"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_path", "training_step"])
 def test_runs_small_hourglass(name):
     rows = list(command.BENCHMARKS[name].run(SMALL))
@@ -129,9 +137,9 @@ def test_cummax_pools_agree():
     x, y = torch.randn(2, 2, 3, 5, 7).unbind()
     for name in pools.SCANS:
         assert torch.equal(pools.cummax_pool(x, name), pool(x, name))
-    assert torch.equal(pools.CummaxCenterPool()(x, y), pools.CenterPool()(x, y))
-    corner = "bottom", "right"
-    assert torch.equal(pools.CummaxCornerPool(*corner)(x, y), pools.CornerPool(*corner)(x, y))
+    for kind in ("center", "bottom_right"):
+        directions = KINDS[kind].pools
+        assert torch.equal(pools.CummaxPoolSum(*directions)(x, y), PoolSum(*directions)(x, y))
 
 
 def test_peak_bytes_counts_live_tensors():
@@ -185,7 +193,7 @@ def test_drawn_photographs_are_of_cocos_size(tmp_path):
     assert 120e3 < np.mean([len(file) for file in files]) < 200e3
     for i in range(3):
         assert read_image(index.path(i), tuple(index.sizes[i])).std() > 20
-    assert len(TrainingSet(index, (511, 511), Augment(), 0)[0, 1].boxes)
+    assert len(TrainingSet(index, (511, 511), AugmentOptions(), 0)[0, 1].sample.boxes)
 
 
 def test_written_annotations_can_be_loaded(tmp_path):
@@ -202,17 +210,17 @@ def test_published_objective_agrees():
     """The published step computes the same loss as ours, so that both sides of the timing do the same work."""
     torch.manual_seed(0)
     config = network.step_config(SMALL)
-    own = network.network_of(SMALL)
-    step, (batch,) = network.prepare(config, 5, own)
-    other = network.published_network(own)
-    assert next(other.parameters()) is next(own.parameters())
+    own = network.family_of(SMALL)
+    step, (batch,) = training.prepare(config, own)
+    other = network.PublishedCornerNet(own)
+    assert next(other.network.parameters()) is next(own.network.parameters())
     assert isinstance(step.objective, Objective)
-    ours, published = step.objective(own.eval(), batch), network.PublishedObjective(step.objective)(other.eval(), batch)
+    ours, published = step.objective(own.network.eval(), batch), Objective(other)(other.network.eval(), batch)
     torch.testing.assert_close(torch.stack(published), torch.stack(ours))
 
 
 def test_convolutions_are_those_of_the_network(monkeypatch):
-    own, images, count = network.network_of(SMALL).eval(), torch.randn(1, 3, 63, 63), []
+    own, images, count = network.family_of(SMALL).network.eval(), torch.randn(1, 3, 63, 63), []
     monkeypatch.setattr(torch.nn.Conv2d, "forward", lambda self, x: count.append(self.out_channels) or conv(self, x))
     run = network.convolutions(own, images, gradients=True)
     run()
@@ -230,6 +238,66 @@ def test_index_is_not_copied_by_workers(tmp_path):
     if added is None:
         pytest.skip("the system does not report a process's private memory")
     assert 0 <= added < 20e6
+
+
+def test_published_detections_agree():
+    """The detectors of the timing find the same boxes."""
+    family = network.family_of(SMALL)
+    image = np.random.default_rng(0).integers(0, 256, (63, 63, 3), dtype=np.uint8)
+    network.settle_statistics(family.network, torch.randn(2, 3, 63, 63))
+    options = DetectionOptions(embedding_distance=0.5, corners=20, pairs=50)
+    families = family, network.PublishedCornerNet(family)
+    ours, published = (Detector(own, options, (63, 63), torch.device("cpu"))(image) for own in families)
+    assert len(ours.scores)
+    for a, b in zip(ours, published, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_variants_are_options_of_the_step_and_of_the_machine():
+    config = network.step_config(SMALL)
+    chosen = training.with_variant(config, "channels_last+tf32")
+    assert chosen.train.channels_last and chosen.runtime.tf32 and not chosen.train.compile
+    assert training.with_variant(chosen, "float32") == config
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A few photographs in COCO's layout: the folder."""
+    data.draw_photographs(tmp_path, 6)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "instances_train2017.json").rename(tmp_path / "annotations" / "instances_train2017.json")
+    return tmp_path
+
+
+def test_loader_speed(photographs, capsys):
+    arguments = ["--data", str(photographs), "--workers", "0", "1", "--images", "10", "--repeats", "1"]
+    assert loader.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "6 images of" in out and "| to shared memory |" in out and "through the pipe" in out
+    assert [line.split()[1] for line in out.splitlines() if line.startswith(("| 0", "| 1"))] == ["0", "1"]
+
+
+def test_packing_is_compared_with_collating(photographs, capsys, monkeypatch):
+    used = []
+    throughput = loader.throughput
+    monkeypatch.setattr(loader, "throughput", lambda *a: used.append((type(a[0]), a[-1])) or throughput(*a))
+    arguments = ["--data", str(photographs), "--workers", "1", "--images", "6", "--repeats", "2", "--collate"]
+    assert loader.main([*arguments, "--side", "95", "--batch", "3"]) == 0
+    assert used == [(kind, way) for kind in (TrainingSet, loader.Prepared) for way in (pack, collate, collate, pack)]
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 1 |")]
+    assert ["whole loader" in rows[0], "transport alone" in rows[1], len(rows)] == [True, True, 2]
+
+
+def test_prepared_samples_are_those_of_the_training_set(photographs):
+    dataset = loader.training_set(load_index(*files_of(photographs)), (63, 63))
+    prepared = loader.Prepared(dataset)
+    assert len(prepared) == len(dataset) == 6
+    first, second = collate(prepared.__getitems__([(4, 2), (7, 5)])), collate(dataset.__getitems__([(0, 2), (0, 5)]))
+    assert torch.equal(first.images, second.images) and torch.equal(first.objects.boxes, second.objects.boxes)
+
+
+def files_of(folder):
+    return folder / "annotations" / "instances_train2017.json", folder / "train2017"
 
 
 def test_given_images_are_used(tmp_path):

@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from models import decode
-from models.cornernet import KeypointMaps
-from models.decode import decode_centers, decode_corners, max_around, top_keypoints
-from nnet.centers import center_rows
-from nnet.inference import detection_rows
+from models.decode import decode_corners, decode_points, max_around, top_keypoints
+from models.keypoints import KeypointMaps
 
 # What the goldens' README lists: (batch, classes, h, w, K, pairs), drawn one after the other.
 CASES = {"a": (2, 80, 32, 32, 100, 1000), "b": (1, 80, 48, 64, 70, 1000), "c": (1, 3, 16, 16, 20, 300)}
@@ -37,10 +35,22 @@ def golden_maps(seed, centers):
         yield name, k, pairs, *maps
 
 
+def detection_rows(found):
+    """Detections as the goldens hold them: boxes, score, corner scores, label; (B, n, 8) float32."""
+    columns = found.boxes, found.scores[..., None], found.corner_scores, found.labels[..., None]
+    return torch.cat(columns, 2).float().numpy()
+
+
+def point_rows(maps, k, kernel):
+    """The best centers as the goldens hold them: x, y, label, score; (B, K, 4) float32."""
+    points = decode_points(maps, k, kernel)
+    return torch.stack([points.x, points.y, points.labels, points.scores], 2).float().numpy()
+
+
 @pytest.mark.parametrize("detector", ["cornernet", "centernet"])
-def test_golden_decode(goldens, detector):
-    expected = np.load(goldens / f"decode_{detector}.npz")
-    seed = json.loads((goldens / "manifest.json").read_text())["seed"]
+def test_golden_decode(golden, detector):
+    expected = np.load(golden(f"decode_{detector}.npz"))
+    seed = json.loads(golden("manifest.json").read_text())["seed"]
     for name, k, pairs, tl, br, *center in golden_maps(seed, detector == "centernet"):
         found = detection_rows(decode_corners(tl, br, k, pairs, 3, 0.5))
         want = expected[f"{name}_dets"]
@@ -50,7 +60,7 @@ def test_golden_decode(goldens, detector):
             assert np.array_equal(ours[:, 4] > -1, kept)
             np.testing.assert_allclose(ours[kept], theirs[kept], rtol=0, atol=1e-5)
         if center:
-            centers = center_rows(*center, k, 3)
+            centers = point_rows(*center, k, 3)
             assert centers.shape == expected[f"{name}_centers"].shape
             np.testing.assert_allclose(centers, expected[f"{name}_centers"], rtol=0, atol=1e-5)
 
@@ -77,7 +87,7 @@ def test_by_hand():
     assert found.boxes[0][good].tolist() == [[3.25, 2.5, 4.25, 4.5], [1.25, 1.5, 6.25, 5.5]]
     p = torch.tensor([[3.0, 3.0], [2.0, 1.0]]).sigmoid()
     torch.testing.assert_close(found.scores[0][good], p.mean(1))
-    torch.testing.assert_close(torch.stack([found.tl_scores[0][good], found.br_scores[0][good]], 1), p)
+    torch.testing.assert_close(found.corner_scores[0][good], p)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3)])
@@ -107,7 +117,7 @@ def keypoints_by_loops(scores, k, kernel):
 
 
 def pairs_by_loops(corners, tags, offsets, pairs, max_distance):
-    """Rows of one image's best pairs of corners, as of detection_rows."""
+    """Rows of one image's best pairs of corners, as detection_rows gives them."""
     rows = []
     for tl_score, tl_label, y1, x1 in corners[0]:
         for br_score, br_label, y2, x2 in corners[1]:
@@ -197,7 +207,7 @@ def test_logits_that_differ_and_scores_that_do_not():
     """Maxima are those of float32 scores: neighbours that both saturate are maxima both."""
     heat = torch.full((1, 1, 3, 6), -9.0)
     heat[0, 0, 1, 1:5] = torch.tensor([20.0, 30.0, 1.0, 30.0])
-    points = decode_centers(KeypointMaps(heat, None, torch.zeros(1, 2, 3, 6)), k=3)
+    points = decode_points(KeypointMaps(heat, None, torch.zeros(1, 2, 3, 6)), k=3)
     assert points.scores.tolist() == [[1.0, 1.0, 1.0]]
     assert points.x.tolist() == [[1.0, 2.0, 4.0]]
 
@@ -218,7 +228,7 @@ def test_the_gpu_decodes_as_the_cpu_and_the_host_does_not_wait(dtype, memory_for
     for mode in ("default", "error"):  # the first time, libraries may set themselves up
         torch.cuda.set_sync_debug_mode(mode)
         try:
-            found, centers = decode_corners(*on_gpu), decode_centers(on_gpu[0])
+            found, centers = decode_corners(*on_gpu), decode_points(on_gpu[0])
             points = top_keypoints(scores, 100)
         finally:
             torch.cuda.set_sync_debug_mode("default")
@@ -226,7 +236,7 @@ def test_the_gpu_decodes_as_the_cpu_and_the_host_does_not_wait(dtype, memory_for
     # sigmoid itself may differ in its last bit
     wanted = decode_corners(*maps)
     torch.testing.assert_close(found.scores.cpu(), wanted.scores, rtol=0, atol=1e-6)
-    torch.testing.assert_close(centers.scores.cpu(), decode_centers(maps[0]).scores, rtol=0, atol=1e-6)
+    torch.testing.assert_close(centers.scores.cpu(), decode_points(maps[0]).scores, rtol=0, atol=1e-6)
 
 
 def test_no_image_has_no_keypoints():

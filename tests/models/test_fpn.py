@@ -1,24 +1,25 @@
 """ResNet with a feature pyramid as the backbone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from models import build_network
-from models.fpn import ResNetFPN
-from models.hourglass import feature_size
+from models.backbones import feature_size
+from models.cornernet import CornerNetOptions, cornernet
+from models.fpn import FPNOptions, ResNetFPN
 from models.layers import MissingPackage
-from nnet.training import checkpoint_activations
+from nnet.training.step import checkpoint_activations
 
 pytest.importorskip("torchvision", reason="feature pyramids are torchvision's")
 
-TINY = {"backbone": "resnet18_fpn", "stacks": 1, "widths": [16], "pool_width": 8}
-TINY |= dict.fromkeys(["center_keypoints", "center_pooling", "cascade_corner_pooling"], False)
+TINY = CornerNetOptions(backbone=FPNOptions(depth=18, width=16), pool_width=8)
 
 
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    return build_network(3, **TINY)
+    return cornernet(3, TINY)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (63, 95), (61, 34), (1, 97)])
@@ -26,7 +27,7 @@ def test_maps_of_any_size(network, size):
     with torch.no_grad():
         (maps,) = network.eval()(torch.rand(1, 3, *size))
     assert maps.keys() == {"top_left", "bottom_right"}
-    assert maps["top_left"].heatmap.shape == (1, 3, *feature_size(size))
+    assert maps["top_left"].heatmap.shape == (1, 3, *feature_size(size, network.stride))
     assert network.divisor == 32
 
 
@@ -40,7 +41,7 @@ def test_every_parameter_is_used(network):
 def test_starts_as_every_network_does(network):
     weights = network.backbone.stages[0][0].bn1.weight
     assert 0 <= weights.min() and weights.max() < 1 and weights.std() > 0.2
-    ones = build_network(3, **TINY, bn_init="ones")
+    ones = cornernet(3, replace(TINY, bn_init="ones"))
     assert (ones.backbone.stages[0][0].bn1.weight == 1).all()
 
 
@@ -48,9 +49,9 @@ def test_checkpointing_changes_nothing():
     images, results = torch.rand(2, 3, 64, 64), []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        backbone = ResNetFPN("resnet18", 8).train()
+        backbone = ResNetFPN(FPNOptions(depth=18, width=8)).train()
         if checkpointing:
-            checkpoint_activations(backbone)
+            checkpoint_activations(backbone, backbone.recomputed)
             assert "forward" in vars(backbone.stages[1][0])
         backbone(images)[0].square().sum().backward()
         results.append([p.grad for p in backbone.parameters()] + list(backbone.buffers()))
@@ -60,17 +61,12 @@ def test_checkpointing_changes_nothing():
 
 def test_resnet101_is_the_papers():
     with torch.device("meta"):
-        backbone = ResNetFPN("resnet101", 256)
+        backbone = ResNetFPN(FPNOptions())
     assert [len(stage) for stage in backbone.stages] == [3, 4, 23, 3]
     assert sum(p.numel() for p in backbone.stages.parameters()) + 9_536 == 42_500_160  # torchvision's, less the fc
-
-
-def test_more_stacks_are_refused():
-    with pytest.raises(ValueError, match="one stack"):
-        build_network(3, **TINY | {"stacks": 2})
 
 
 def test_missing_torchvision_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchvision.models", None)
     with pytest.raises(MissingPackage, match="pip install torchvision"):
-        build_network(3, **TINY)
+        cornernet(3, TINY)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models.cornernet import KeypointMaps
-from models.losses import LossWeights, detection_loss, embedding_loss, focal_loss
+from external.focal_loss import focal_loss
+from models.keypoints import KeypointMaps
+from models.losses import LossOptions, detection_loss, embedding_loss
 from sample.targets import KeypointTargets
 
 
@@ -81,7 +82,7 @@ def targets(batch, classes, h, w, cells):
 
 def test_detection_loss_adds_up():
     torch.manual_seed(0)
-    weights = LossWeights(pull=0.3, push=0.2, offset=0.7)
+    weights = LossOptions(pull=0.3, push=0.2, offset=0.7)
     outputs = [{"top_left": maps(2, 3, 4, 5), "bottom_right": maps(2, 3, 4, 5)} for _ in range(2)]
     aims = {"top_left": targets(2, 3, 4, 5, [0, 7, 19]), "bottom_right": targets(2, 3, 4, 5, [3, 8, 19])}
     image_index = torch.tensor([0, 1, 1])
@@ -97,7 +98,7 @@ def test_detection_loss_adds_up():
     assert terms.focal.item() == pytest.approx(focal, rel=1e-9)
     assert terms.offset.item() == pytest.approx(offset, rel=1e-6)
     total = terms.focal + 0.3 * terms.pull + 0.2 * terms.push + 0.7 * terms.offset
-    assert terms.total.item() == pytest.approx(total.item())
+    assert terms.loss.item() == pytest.approx(total.item())
 
 
 @pytest.mark.parametrize("count", [0, 1, 500])
@@ -107,7 +108,7 @@ def test_any_number_of_objects(count):
     cells = torch.randint(64, (count,)).tolist()
     aims = {name: targets(1, 2, 8, 8, cells) for name in outputs[0]}
     terms = detection_loss(outputs, aims, torch.zeros(count, dtype=torch.int64))
-    terms.total.backward()
+    terms.loss.backward()
     assert all(v.isfinite() for v in terms)
     assert outputs[0]["top_left"].heatmap.grad.isfinite().all()
 
@@ -123,12 +124,12 @@ def objective(device):
     }
     outputs = [{name: maps(2, 3, 8, 8, torch.float32, device) for name in aims} for _ in range(2)]
     terms = detection_loss(outputs, aims, index)
-    terms.total.backward()
+    terms.loss.backward()
     return terms
 
 
 def test_no_size_or_choice_depends_on_values():
-    """Whatever would have the host wait for the device fails on tensors without values."""
+    """Anything that would make the host wait for the device fails on tensors without values."""
     with FakeTensorMode():
         assert all(term.shape == () for term in objective("cpu"))
 
@@ -160,7 +161,7 @@ def test_16_bit_heatmaps_are_read_as_they_are():
         aims = {name: targets(2, 3, 4, 5, [0, 7, 19]) for name in outputs}
         aims = {name: aim._replace(heatmap=aim.heatmap.float()) for name, aim in aims.items()}
         losses[dtype] = detection_loss([outputs], aims, torch.tensor([0, 1, 1]))
-        losses[dtype].total.backward()
+        losses[dtype].loss.backward()
         assert outputs["top_left"].heatmap.grad.dtype == dtype
     for narrow, wide in zip(*losses.values(), strict=True):
         assert narrow.dtype == torch.float32

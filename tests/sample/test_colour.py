@@ -1,13 +1,9 @@
 """Colour augmentation and normalisation."""
 
-import json
-
 import cv2
 import numpy as np
 import torch
 
-from db import load_index, read_image
-from sample.augment import Crop, apply_crop
 from sample.colour import (
     BRIGHTNESS,
     CONTRAST,
@@ -20,6 +16,7 @@ from sample.colour import (
     draw_colour,
     normalise,
 )
+from tests.sample.data import golden_crops
 
 KINDS = {"brightness": BRIGHTNESS, "contrast": CONTRAST, "saturation": SATURATION}
 
@@ -39,19 +36,11 @@ def reference(image, draw):
     return (x - MEAN) / STD
 
 
-def test_golden_colour(goldens, shared_data):
-    coco = shared_data / "coco_tiny"
-    drawn = json.loads((goldens / "augment.json").read_text())
-    expected = np.load(goldens / "augment.npz")
-    index = load_index(coco / "annotations" / f"instances_{drawn['split']}.json", coco / drawn["split"])
-    where = {index.path(i).rpartition("/")[2]: i for i in range(len(index))}
+def test_golden_colour(golden, shared_data):
+    expected = np.load(golden("augment.npz"))
     images, draws = [], []
-    for draw in drawn["images"]:
-        i = where[draw["file"]]
-        crop = Crop(draw["scale"], draw["center_x"], draw["center_y"], draw["flip"])
-        images.append(
-            apply_crop(read_image(index.path(i)), *index.annotations(i), crop, (511, 511))[0].transpose(2, 0, 1)
-        )
+    for draw, make in golden_crops(golden, shared_data):
+        images.append(make((511, 511)).image.transpose(2, 0, 1))
         order = np.array([KINDS[name] for name in draw["colour_order"]])
         draws.append(ColourDraw(order, np.float32(draw["colour_alphas"]), np.float32(draw["lighting_alpha"])))
     result = normalise(torch.from_numpy(np.stack(images)), to_batch(draws))

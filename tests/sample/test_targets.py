@@ -1,4 +1,4 @@
-"""Radii, Gaussians, corner targets."""
+"""Radii, Gaussians and targets of keypoints."""
 
 import json
 
@@ -7,23 +7,26 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from db import load_index, read_image
-from sample.augment import apply_fit
+from db import read_image
+from models.keypoints import CORNERS
+from sample.augment import Fit, Sample
 from sample.targets import (
-    CORNERS,
     OBJECTS_AT_ONCE,
-    Penalty,
+    BatchObjects,
+    Grid,
+    PenaltyOptions,
     Spread,
     box_targets,
     draw_gaussians,
     gaussian_radius,
     penalty_spread,
 )
+from tests.sample.data import golden_index
 
 
 @pytest.mark.parametrize("rule", ["cornernet", "centernet"])
-def test_golden_radius(goldens, rule):
-    cases = json.loads((goldens / f"gaussian_{rule}.json").read_text())["height_width_iou_radius"]
+def test_golden_radius(golden, rule):
+    cases = json.loads(golden(f"gaussian_{rule}.json").read_text())["height_width_iou_radius"]
     for height, width, overlap, radius in cases:
         assert float(gaussian_radius(height, width, overlap, rule)) == radius
     for overlap in {case[2] for case in cases}:
@@ -35,9 +38,9 @@ def test_golden_radius(goldens, rule):
     "name, key, divisor",
     [("cornernet", "heatmap", 6), ("centernet", "heatmap", 6), ("centernet", "center_heatmap", 5)],
 )
-def test_golden_gaussians(goldens, name, key, divisor):
-    drawn = json.loads((goldens / f"gaussian_{name}.json").read_text())["draws_x_y_radius"]
-    expected = torch.from_numpy(np.load(goldens / f"gaussian_{name}.npz")[key])
+def test_golden_gaussians(golden, name, key, divisor):
+    drawn = json.loads(golden(f"gaussian_{name}.json").read_text())["draws_x_y_radius"]
+    expected = torch.from_numpy(np.load(golden(f"gaussian_{name}.npz"))[key])
     x_y_radius = torch.tensor(drawn)
     radius = x_y_radius[:, 2]
     spread = Spread(radius, radius.double(), int(radius.max()))
@@ -59,48 +62,48 @@ def check_keypoint(expected, prefix, classes, result):
     assert np.array_equal(result.offsets.float(), expected[f"{prefix}_off"][there])
 
 
-def golden_boxes(goldens, shared_data, name):
-    coco = shared_data / "coco_tiny"
-    listed = json.loads((goldens / f"targets_{name}.json").read_text())
-    expected = np.load(goldens / f"targets_{name}.npz")
-    index = load_index(coco / "annotations" / f"instances_{listed['split']}.json", coco / listed["split"])
-    where = {index.path(i).rpartition("/")[2]: i for i in range(len(index))}
+def golden_objects(golden, shared_data, name):
+    """The released code's arrays, the objects of its batch, and their grid."""
+    listed = json.loads(golden(f"targets_{name}.json").read_text())
+    expected = np.load(golden(f"targets_{name}.npz"))
+    index, where = golden_index(shared_data, listed["split"])
     boxes, labels = [], []
     for n, file in enumerate(listed["files"]):
         i = where[file]
-        image, some, their = apply_fit(read_image(index.path(i)), *index.annotations(i), False, (511, 511))
+        sample = Sample(read_image(index.path(i)), *index.annotations(i))
+        image, some, their, _ = Fit((511, 511)).apply(sample)
         assert np.array_equal(image.transpose(2, 0, 1)[:, ::64], expected["image_rows"][n])
         np.testing.assert_allclose(image.mean((0, 1)), expected["image_mean"][n], rtol=1e-5)
         boxes.append(torch.from_numpy(some))
         labels.append(torch.from_numpy(their))
     image_index = torch.repeat_interleave(torch.tensor([len(some) for some in boxes]))
-    return expected, torch.cat(boxes), torch.cat(labels), image_index, len(boxes), index.num_classes
+    objects = BatchObjects(torch.cat(boxes), torch.cat(labels), image_index)
+    return expected, objects, Grid(len(boxes), index.num_classes, (511, 511), (128, 128))
 
 
-def test_golden_targets_cornernet(goldens, shared_data):
-    expected, *batch = golden_boxes(goldens, shared_data, "cornernet")
-    result = box_targets(CORNERS, *batch, (511, 511), (128, 128), Penalty())
-    check_keypoint(expected, "tl", batch[-1], result["top_left"])
-    check_keypoint(expected, "br", batch[-1], result["bottom_right"])
+def test_golden_targets_cornernet(golden, shared_data):
+    expected, objects, grid = golden_objects(golden, shared_data, "cornernet")
+    result = box_targets(CORNERS, objects, grid, PenaltyOptions())
+    check_keypoint(expected, "tl", grid.classes, result["top_left"])
+    check_keypoint(expected, "br", grid.classes, result["bottom_right"])
 
 
-def test_golden_targets_centernet(goldens, shared_data):
-    expected, boxes, *batch = golden_boxes(goldens, shared_data, "centernet")
-    penalty = Penalty(overlap=0.7, rule="centernet")
-    sizes = (511, 511), (128, 128)
-    result = box_targets([*CORNERS, "center"], boxes, *batch, *sizes, penalty)
-    check_keypoint(expected, "tl", batch[-1], result["top_left"])
-    check_keypoint(expected, "br", batch[-1], result["bottom_right"])
-    check_keypoint(expected, "ct", batch[-1], result["center"])
+def test_golden_targets_centernet(golden, shared_data):
+    expected, objects, grid = golden_objects(golden, shared_data, "centernet")
+    penalty = PenaltyOptions(overlap=0.7, rule="centernet")
+    result = box_targets([*CORNERS, "center"], objects, grid, penalty)
+    check_keypoint(expected, "tl", grid.classes, result["top_left"])
+    check_keypoint(expected, "br", grid.classes, result["bottom_right"])
+    check_keypoint(expected, "ct", grid.classes, result["center"])
 
 
 def test_the_spread_of_centers_is_an_option():
     boxes, zero = torch.tensor([[60.0, 70, 300, 390]], dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
-    sizes = 1, 1, (511, 511), (128, 128)
+    grid = Grid(1, 1, (511, 511), (128, 128))
     for divisor in (3.0, 5.0, 6.0):
-        penalty = Penalty(overlap=0.7, rule="centernet", center_divisor=divisor)
-        targets = box_targets([*CORNERS, "center"], boxes, zero, zero, *sizes, penalty)
-        radius = penalty_spread(boxes, *sizes[2:], penalty).radius.item()
+        penalty = PenaltyOptions(overlap=0.7, rule="centernet", center_divisor=divisor)
+        targets = box_targets([*CORNERS, "center"], BatchObjects(boxes, zero, zero), grid, penalty)
+        radius = penalty_spread(boxes, *grid[2:], penalty).radius.item()
         for name, expected in (("center", divisor), ("top_left", 6)):
             y, x = divmod(targets[name].cells.item(), 128)
             beside = np.exp(-1 / (2 * ((2 * radius + 1) / expected) ** 2))
@@ -112,11 +115,13 @@ def random_objects(n, batch, classes, input_size, seed=0):
     corner = torch.rand(n, 2, 2, generator=r, dtype=torch.float64) * (torch.tensor(input_size[::-1]) - 1)
     boxes = torch.cat([corner.amin(1), corner.amax(1)], 1)
     image_index = torch.randint(batch, (n,), generator=r).sort().values
-    return boxes, torch.randint(classes, (n,), generator=r), image_index
+    return BatchObjects(boxes, torch.randint(classes, (n,), generator=r), image_index)
 
 
-def reference_heatmap(boxes, labels, image_index, batch, classes, input_size, output_size, radius_sigma, columns):
+def reference_heatmap(objects, grid, radius_sigma, columns):
     """Object by object, cell by cell."""
+    boxes, labels, image_index = objects
+    batch, classes, input_size, output_size = grid
     heatmap = np.zeros((batch, classes, *output_size))
     rows, cols = np.indices(output_size)
     for box, label, image in zip(boxes.numpy(), labels, image_index, strict=True):
@@ -139,17 +144,18 @@ def by_size(height, width):
 @pytest.mark.parametrize(
     "penalty, radius_sigma",
     [
-        (Penalty(), by_size),
-        (Penalty("fixed"), lambda height, width: (2, 1.0)),
-        (Penalty("none"), lambda height, width: (0, 1.0)),
+        (PenaltyOptions(), by_size),
+        (PenaltyOptions("fixed"), lambda height, width: (2, 1.0)),
+        (PenaltyOptions("none"), lambda height, width: (0, 1.0)),
     ],
 )
 @pytest.mark.parametrize("n, input_size, output_size", [(1, (64, 64), (16, 16)), (500, (95, 191), (24, 48))])
 def test_against_object_by_object(penalty, radius_sigma, n, input_size, output_size):
-    boxes, labels, image_index = random_objects(n, 3, 4, input_size)
-    result = box_targets(CORNERS, boxes, labels, image_index, 3, 4, input_size, output_size, penalty)
+    objects, grid = random_objects(n, 3, 4, input_size), Grid(3, 4, input_size, output_size)
+    boxes, labels, image_index = objects
+    result = box_targets(CORNERS, objects, grid, penalty)
     for name, columns in (("top_left", (0, 1)), ("bottom_right", (2, 3))):
-        expected = reference_heatmap(boxes, labels, image_index, 3, 4, input_size, output_size, radius_sigma, columns)
+        expected = reference_heatmap(objects, grid, radius_sigma, columns)
         assert np.array_equal(result[name].heatmap, expected)
         y, x = result[name].cells // output_size[1], result[name].cells % output_size[1]
         assert (result[name].heatmap[image_index, labels, y, x] == 1).all()
@@ -161,12 +167,10 @@ def test_against_object_by_object(penalty, radius_sigma, n, input_size, output_s
 
 def test_more_objects_than_are_drawn_at_once():
     n = 2 * OBJECTS_AT_ONCE + 7
-    objects = random_objects(n, 2, 2, (64, 64))
-    whole = box_targets(CORNERS, *objects, 2, 2, (64, 64), (16, 16), Penalty())
-    parts = [
-        box_targets(CORNERS, *(part[half::2] for part in objects), 2, 2, (64, 64), (16, 16), Penalty())
-        for half in (0, 1)
-    ]
+    objects, grid = random_objects(n, 2, 2, (64, 64)), Grid(2, 2, (64, 64), (16, 16))
+    whole = box_targets(CORNERS, objects, grid, PenaltyOptions())
+    halves = [BatchObjects(*(part[half::2] for part in objects)) for half in (0, 1)]
+    parts = [box_targets(CORNERS, half, grid, PenaltyOptions()) for half in halves]
     for name, target in whole.items():
         assert torch.equal(target.heatmap, torch.maximum(*(part[name].heatmap for part in parts)))
         assert len(target.cells) == n
@@ -174,10 +178,14 @@ def test_more_objects_than_are_drawn_at_once():
 
 def test_no_objects():
     none = torch.zeros(0, dtype=torch.int64)
-    for penalty in (Penalty(), Penalty("fixed"), Penalty("none"), Penalty(overlap=0.7, rule="centernet")):
-        for target in box_targets(
-            CORNERS, torch.zeros(0, 4).double(), none, none, 2, 3, (64, 64), (16, 16), penalty
-        ).values():
+    for penalty in (
+        PenaltyOptions(),
+        PenaltyOptions("fixed"),
+        PenaltyOptions("none"),
+        PenaltyOptions(overlap=0.7, rule="centernet"),
+    ):
+        objects = BatchObjects(torch.zeros(0, 4).double(), none, none)
+        for target in box_targets(CORNERS, objects, Grid(2, 3, (64, 64), (16, 16)), penalty).values():
             assert target.heatmap.shape == (2, 3, 16, 16) and not target.heatmap.any()
             assert target.cells.shape == (0,) and target.offsets.shape == (0, 2)
 
@@ -185,7 +193,8 @@ def test_no_objects():
 def test_boxes_at_the_borders():
     boxes = torch.tensor([[0, 0, 510, 510], [510, 510, 511, 511], [-3, 0, 600, 1]], dtype=torch.float64)
     zeros = torch.zeros(3, dtype=torch.int64)
-    result = box_targets(CORNERS, boxes, zeros, zeros, 1, 1, (511, 511), (128, 128), Penalty())
+    grid = Grid(1, 1, (511, 511), (128, 128))
+    result = box_targets(CORNERS, BatchObjects(boxes, zeros, zeros), grid, PenaltyOptions())
     assert result["top_left"].cells.tolist() == [0, 127 * 128 + 127, 0]
     assert result["bottom_right"].cells.tolist() == [127 * 128 + 127, 127 * 128 + 127, 127]
     assert (result["bottom_right"].heatmap.flatten()[result["bottom_right"].cells] == 1).all()
@@ -194,21 +203,26 @@ def test_boxes_at_the_borders():
 @pytest.mark.parametrize("rule", ["cornernet", "centernet"])
 @pytest.mark.parametrize("overlap", [0.1, 0.3, 0.7, 0.9])
 def test_no_radius_is_above_the_limit(rule, overlap):
-    boxes, labels, image_index = random_objects(500, 1, 1, (300, 200))
+    boxes = random_objects(500, 1, 1, (300, 200)).boxes
     boxes[0] = torch.tensor([0, 0, 199, 299])
-    spread = penalty_spread(boxes, (300, 200), (75, 50), Penalty("object", overlap, rule=rule))
+    spread = penalty_spread(boxes, (300, 200), (75, 50), PenaltyOptions("object", overlap, rule=rule))
     assert spread.cut.max() <= spread.limit
 
 
-PENALTIES = (Penalty(), Penalty("fixed"), Penalty("none"), Penalty(overlap=0.7, rule="centernet"))
+PENALTIES = (
+    PenaltyOptions(),
+    PenaltyOptions("fixed"),
+    PenaltyOptions("none"),
+    PenaltyOptions(overlap=0.7, rule="centernet"),
+)
 KEYPOINTS = [*CORNERS, "center"]
 
 
 def test_heatmaps_in_channels_last():
     objects = random_objects(60, 3, 4, (95, 191))
-    sizes = 3, 4, (95, 191), (24, 48), Penalty()
-    rows = box_targets(KEYPOINTS, *objects, *sizes)
-    columns = box_targets(KEYPOINTS, *objects, *sizes, torch.channels_last)
+    settings = Grid(3, 4, (95, 191), (24, 48)), PenaltyOptions()
+    rows = box_targets(KEYPOINTS, objects, *settings)
+    columns = box_targets(KEYPOINTS, objects, *settings, torch.channels_last)
     for name, target in rows.items():
         assert target.heatmap.is_contiguous()
         assert columns[name].heatmap.is_contiguous(memory_format=torch.channels_last)
@@ -216,13 +230,13 @@ def test_heatmaps_in_channels_last():
 
 
 def test_no_size_or_choice_depends_on_the_boxes():
-    """Whatever would have the host wait for the device fails on tensors without values."""
-    sizes = 2, 3, (64, 64), (16, 16)
+    """Anything that would make the host wait for the device fails on tensors without values."""
+    grid = Grid(2, 3, (64, 64), (16, 16))
     for penalty in PENALTIES:
-        box_targets(KEYPOINTS, *random_objects(1, 2, 3, (64, 64)), *sizes, penalty)  # makes the table of radii
+        box_targets(KEYPOINTS, random_objects(1, 2, 3, (64, 64)), grid, penalty)  # makes the table of radii
         with FakeTensorMode(allow_non_fake_inputs=True):
             boxes, index = torch.empty(7, 4, dtype=torch.float64), torch.empty(7, dtype=torch.int64)
-            targets = box_targets(KEYPOINTS, boxes, index, index, *sizes, penalty)
+            targets = box_targets(KEYPOINTS, BatchObjects(boxes, index, index), grid, penalty)
         assert all(target.heatmap.shape == (2, 3, 16, 16) and len(target.cells) == 7 for target in targets.values())
 
 
@@ -230,17 +244,17 @@ def test_no_size_or_choice_depends_on_the_boxes():
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
 def test_on_cuda_as_on_the_cpu_without_waiting(layout):
     objects = random_objects(OBJECTS_AT_ONCE + 60, 3, 4, (95, 191))
-    there = [part.cuda() for part in objects]
+    there = BatchObjects(*(part.cuda() for part in objects))
     for penalty in PENALTIES:
-        sizes = 3, 4, (95, 191), (24, 48), penalty, layout
-        box_targets(KEYPOINTS, *there, *sizes)  # makes the table of radii
+        settings = Grid(3, 4, (95, 191), (24, 48)), penalty, layout
+        box_targets(KEYPOINTS, there, *settings)  # makes the table of radii
         before = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            found = box_targets(KEYPOINTS, *there, *sizes)
+            found = box_targets(KEYPOINTS, there, *settings)
         finally:
             torch.cuda.set_sync_debug_mode(before)
-        for name, expected in box_targets(KEYPOINTS, *objects, *sizes).items():
+        for name, expected in box_targets(KEYPOINTS, objects, *settings).items():
             # the device's exponential may differ in the last place; the heatmap is rounded to float32
             torch.testing.assert_close(found[name].heatmap.cpu(), expected.heatmap, rtol=2e-7, atol=0)
             assert torch.equal(found[name].cells.cpu(), expected.cells)

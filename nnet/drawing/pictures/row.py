@@ -39,8 +39,9 @@ def draw_evidence(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """What centers decide: green boxes have a center of their class in their region, red ones have none.
 
-    Drawn are boxes with a score of at least SHOWN_SCORE, removed ones also after soft-NMS (which moves boxes a little when
-    it merges), and centers that have such a score or decide for a box that is drawn, in the colours of their classes.
+    Drawn are boxes with a score of at least SHOWN_SCORE, removed ones also after soft-NMS (which moves boxes a little
+    when it merges), and centers that have such a score or decide for a box that is drawn, in the colours of their
+    classes.
 
     Returns:
         By title, the boxes, and the regions and centers over the heatmap of centers.

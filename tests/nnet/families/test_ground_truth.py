@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.centernet import centernet
-from models.cornernet import KeypointMaps, cornernet
-from nnet.experiment import make_detector
-from nnet.inference import DetectSettings, place_original, to_canvas
-from nnet.truth import MAPS, SPACING, mirrored, shared_groups, true_maps
+from models.keypoints import KeypointMaps
+from nnet.detection.detector import Detector
+from nnet.families.ground_truth import MAPS, SPACING, mirrored, shared_groups, true_maps
+from nnet.families.options import DetectionOptions
+from tests.builders import small_family
+from tests.nnet.oracles import CPU, objects_of
 
-SMALL = {"stacks": 1, "stem_width": 4, "widths": [4, 6], "blocks": [1, 1], "pool_width": 2}
 CANVAS = 63, 31  # 16 x 8 cells
 BOXES = np.array([[0.0, 6.0, 20.0, 40.0], [9.0, 6.0, 29.0, 62.0]])
 LABELS = np.array([1, 0])
@@ -77,9 +77,9 @@ def test_objects_that_share_a_cell_are_one_group():
 
 @pytest.mark.parametrize("labels", [[0, 0], [0, 1]])
 def test_objects_that_share_a_corner_both_come_back(labels):
-    boxes, labels = np.array([[8.0, 8, 32, 40], [8.0, 8, 60, 52]]), np.array(labels)
-    detector = make_detector(cornernet(2, **SMALL), DetectSettings(), (127, 127), torch.device("cpu"), truth=MAPS)
-    found = detector(np.zeros((60, 100, 3), np.uint8), (boxes, labels))
+    objects = objects_of([[8.0, 8, 32, 40], [8.0, 8, 60, 52]], labels)
+    detector = Detector(small_family(classes=2), DetectionOptions(), (127, 127), CPU, truth=MAPS)
+    found = detector(np.zeros((60, 100, 3), np.uint8), objects)
     sure = found.scores > 0.5
     assert np.abs(np.sort(found.boxes[sure][:, 2]) - [32, 60]).max() < 0.02
 
@@ -97,33 +97,25 @@ def test_mirroring_is_undone_exactly():
     assert mirrored(np.array([[3.0, 4, 10, 12]]), 31).tolist() == [[21, 4, 28, 12]]
 
 
-def test_boxes_on_the_canvas():
-    placement = place_original(100, 301, 0.5, divisor=128)  # borders of 38 and 52 pixels
-    assert to_canvas(np.array([[0.0, 10, 300, 100]]), placement).tolist() == [[52, 43, 202, 88]]
-
-
 @pytest.mark.parametrize(
-    "settings",
+    "options",
     [
-        DetectSettings(),
-        DetectSettings(mirror=False),
-        DetectSettings(resize="fit", embedding_distance=9.0),
-        DetectSettings(scales=(1.0, 1.5), merge=True),
+        DetectionOptions(),
+        DetectionOptions(mirror=False),
+        DetectionOptions(resize="fit", embedding_distance=9.0),
+        DetectionOptions(scales=(1.0, 1.5), merge=True),
     ],
 )
-@pytest.mark.parametrize("make", [cornernet, centernet])
-def test_with_everything_true_the_annotation_comes_back(make, settings):
+@pytest.mark.parametrize("name", ["cornernet", "centernet"])
+def test_with_everything_true_the_annotation_comes_back(name, options):
     """And nothing else: neither cells without a corner nor corners of different objects make a sure detection."""
-    torch.manual_seed(0)
     boxes = np.array([[4.0, 6.0, 30.0, 40.0], [20.0, 10.0, 50.0, 55.0], [22.0, 20.0, 80.0, 58.0]])
-    labels = np.array([1, 1, 0])
-    names = [*MAPS, "centers"] if make is centernet else MAPS
-    detector = make_detector(make(2, **SMALL), settings, (127, 127), torch.device("cpu"), truth=names)
-    found = detector(np.zeros((60, 100, 3), np.uint8), (boxes, labels))
+    family = small_family(name, classes=2)
+    detector = Detector(family, options, (127, 127), CPU, truth=family.truths)
+    found = detector(np.zeros((60, 100, 3), np.uint8), objects_of(boxes, [1, 1, 0]))
     sure = found.scores > 0.5
     order = np.lexsort((found.boxes[sure][:, 0], -found.labels[sure]))
     assert found.labels[sure][order].tolist() == [1, 1, 0]
     # Merging averages in the boxes of views where two objects share a cell, and with it the first one's offset
-    assert np.abs(found.boxes[sure][order] - boxes).max() < (0.5 if settings.merge else 0.02)
-    none = np.zeros((0, 4)), np.zeros(0, np.int64)
-    assert not (detector(np.zeros((60, 100, 3), np.uint8), none).scores > 0).any()
+    assert np.abs(found.boxes[sure][order] - boxes).max() < (0.5 if options.merge else 0.02)
+    assert not (detector(np.zeros((60, 100, 3), np.uint8), objects_of([], [])).scores > 0).any()

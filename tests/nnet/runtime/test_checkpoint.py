@@ -6,13 +6,13 @@ import pickle
 import pytest
 import torch
 
-from models.cornernet import cornernet
-from nnet import checkpoint
-from nnet.checkpoint import CheckpointError
-from nnet.released import rename
-from tests.builders import CommandWhenUnpickled
+import configs
+from configs.schema import Config
+from nnet.runtime import checkpoint
+from nnet.runtime.checkpoint import CheckpointError
+from tests.builders import CommandWhenUnpickled, small_network, small_options
 
-SMALL = {"stacks": 1, "stem_width": 4, "widths": [4, 6], "blocks": [1, 1], "pool_width": 2}
+DEEP = {"widths": (4, 6, 8), "blocks": (1, 1, 1)}
 
 
 def test_save_and_load(tmp_path):
@@ -91,57 +91,8 @@ def test_not_a_state(tmp_path):
         checkpoint.load(path)
 
 
-def released_names(network):
-    """Pairs of our name and the released name of a network's parameters; the goldens check the renaming as a whole."""
-    table = {
-        "backbone.stem": "pre", "backbone.features": "cnvs", "backbone.from_input": "inters_",
-        "backbone.from_features": "cnvs_", "backbone.merge": "inters",
-    }  # fmt: skip
-    parts = {"first": "p1_conv1", "second": "p2_conv1", "conv": "p_conv1", "bn": "p_bn1", "out": "conv2"}
-    heads = {"heatmap": "heats", "embedding": "tags", "offset": "regrs"}
-    levels = {"skip": "up1", "down": "low1", "inner": "low2", "up": "low3"}
-    for name in network.state_dict():
-        words = name.split(".")
-        if words[1] == "hourglasses":
-            body = [levels[w] if not seen else w for w, seen in with_seen(words[3:])]
-            yield name, ".".join(["module", "kps", words[2], *body])
-        elif words[0] == "branches":
-            short, stack, part = {"top_left": "tl", "bottom_right": "br"}[words[1]], words[2], words[3]
-            if part in heads:
-                yield name, f"module.{short}_{heads[part]}.{stack}.{'0.conv' if words[4] == '0' else '1'}.{words[5]}"
-            elif words[4] == "skip":
-                yield name, f"module.{short}_cnvs.{stack}.{'conv1' if words[5] == '0' else 'bn1'}.{words[6]}"
-            else:
-                yield name, f"module.{short}_cnvs.{stack}.{parts[words[4]]}.{'.'.join(words[5:])}"
-        else:
-            yield name, ".".join(["module", table[".".join(words[:2])], *words[2:]])
-
-
-def with_seen(words):
-    """Words of a path, and whether a block's number has come before them."""
-    seen = False
-    for word in words:
-        seen = seen or word.isdigit()
-        yield word, seen
-
-
-@pytest.mark.parametrize("stacks", [1, 2])
-def test_released_checkpoint(tmp_path, stacks):
-    torch.manual_seed(0)
-    source = cornernet(3, **SMALL | {"stacks": stacks, "widths": [4, 6, 8], "blocks": [2, 2, 3]})
-    names = dict(released_names(source))
-    assert all(rename(theirs) == ours for ours, theirs in names.items())
-    path = tmp_path / "CornerNet_500000.pkl"
-    state = {names[k]: v for k, v in source.state_dict().items() if not k.endswith("num_batches_tracked")}
-    torch.save(state, path, _use_new_zipfile_serialization=False)  # as PyTorch of 2018 wrote it
-    found = checkpoint.load(path)
-    target = cornernet(3, **SMALL | {"stacks": stacks, "widths": [4, 6, 8], "blocks": [2, 2, 3]})
-    checkpoint.load_weights(target, found["model"], path)
-    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
-
-
 def test_another_network_is_listed(tmp_path):
-    own, other = cornernet(3, **SMALL), cornernet(5, **SMALL | {"widths": [4, 6, 8], "blocks": [1, 1, 1]})
+    own, other = small_network(), small_network(classes=5, backbone=DEEP)
     before = {k: v.clone() for k, v in own.state_dict().items()}
     with pytest.raises(CheckpointError) as e:
         checkpoint.load_weights(own, other.state_dict(), tmp_path / "x.pt")
@@ -149,3 +100,91 @@ def test_another_network_is_listed(tmp_path):
     assert "unexpected: backbone.hourglasses.0.inner" in text and "missing: backbone.hourglasses.0.inner" in text
     assert "of another shape: branches.top_left.0.heatmap.2.weight is [5, 4, 1, 1], the network's [3, 4, 1, 1]" in text
     assert all(torch.equal(v, before[k]) for k, v in own.state_dict().items())
+
+
+def test_load_what_fits(tmp_path):
+    own, other = small_network(seed=1), small_network(classes=5, seed=2)
+    before = {k: v.clone() for k, v in own.state_dict().items()}
+    weights = other.state_dict() | {"extra": torch.zeros(2)}
+    weights.pop("branches.top_left.0.offset.2.bias")
+    left_out = checkpoint.load_what_fits(own, weights, tmp_path / "x.pt")
+    heatmaps = [f"branches.{kind}.0.heatmap.2" for kind in ("top_left", "bottom_right")]
+    assert left_out == [
+        "extra (the network has no such parameter)",
+        f"{heatmaps[0]}.weight (is [5, 4, 1, 1], the network's [3, 4, 1, 1])",
+        f"{heatmaps[0]}.bias (is [5], the network's [3])",
+        f"{heatmaps[1]}.weight (is [5, 4, 1, 1], the network's [3, 4, 1, 1])",
+        f"{heatmaps[1]}.bias (is [5], the network's [3])",
+        "branches.top_left.0.offset.2.bias (is not in the checkpoint)",
+    ]
+    others = {text.split(" ")[0] for text in left_out}
+    for name, value in own.state_dict().items():
+        assert torch.equal(value, before[name] if name in others else weights[name]), name
+    with pytest.raises(CheckpointError, match="none of its weights fits"):
+        checkpoint.load_what_fits(own, {"extra": torch.zeros(2)}, tmp_path / "x.pt")
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    own, weights = small_network(), small_network(seed=1).state_dict()
+    weights["branches.top_left.0.offset.2.bias"][0] = float("nan")
+    with pytest.raises(CheckpointError, match=r"diverged: 1 of its tensors .*top_left\.0\.offset\.2\.bias"):
+        checkpoint.load_weights(own, weights, tmp_path / "x.pt")
+
+
+def test_progress_is_reported_while_writing(tmp_path):
+    reports = []
+    checkpoint.save(tmp_path / "c.pt", {"model": {"w": torch.zeros(1000)}}, lambda: reports.append(1))
+    assert reports
+
+
+def test_tensors_of_a_gpu_are_read_without_one(tmp_path, monkeypatch):
+    """torch.load maps every tensor to the CPU, whatever device it was saved from."""
+    checkpoint.save(tmp_path / "best.pt", {"model": {"w": torch.zeros(3)}})
+    seen, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **options: seen.append(options) or load(*args, **options))
+    checkpoint.load(tmp_path / "best.pt")
+    assert [(options["map_location"], options["weights_only"]) for options in seen] == [("cpu", True)]
+
+
+# Configs of older versions
+
+OLD_MODEL = {"backbone": "hourglass", "head": "keypoints", "stacks": 1, "stem_width": 4, "widths": [4, 6]}
+OLD_MODEL |= {"blocks": [1, 1], "pool_width": 2, "corner_pooling": True, "bn_init": "uniform"}
+OLD_MODEL |= {"center_keypoints": False, "center_pooling": False, "cascade_corner_pooling": False}
+OLD = {"seed": 3, "model": OLD_MODEL, "train": {"lr": 0.1, "device": "cpu", "threads": 1, "tf32": False}}
+
+
+def test_an_old_config_is_upgraded(tmp_path):
+    checkpoint.save(tmp_path / "old.pt", {"model": {}, "config": OLD})
+    config = checkpoint.load(tmp_path / "old.pt")["config"]
+    assert config == {
+        "seed": 3,
+        "model": {
+            "detector": "cornernet",
+            "backbone": {"name": "hourglass", "stacks": 1, "stem_width": 4, "widths": [4, 6], "blocks": [1, 1]},
+            "pool_width": 2,
+            "corner_pooling": True,
+            "bn_init": "uniform",
+        },
+        "train": {"lr": 0.1},
+        "runtime": {"device": "cpu", "threads": 1, "tf32": False},
+    }
+    checkpoint.save(tmp_path / "new.pt", {"model": {}, "config": config})
+    assert checkpoint.load(tmp_path / "new.pt")["config"] == config
+
+
+def test_a_run_of_an_older_version_goes_on(tmp_path):
+    """Its config is that of the same network in today's names, and its weights fit."""
+    network = small_network()
+    config = configs.to_dict(Config(seed=3, model=small_options()))
+    config["train"] |= {"lr": 0.1}
+    checkpoint.save(tmp_path / "old.pt", {"model": network.state_dict(), "config": OLD})
+    state = checkpoint.load(tmp_path / "old.pt")
+    assert checkpoint.changed_options(state, config, tmp_path / "old.pt") == [
+        "runtime.device: cpu -> auto",
+        "runtime.threads: 1 -> 0",
+    ]
+    checkpoint.load_weights(small_network(seed=1), state["model"], tmp_path / "old.pt")
+    config["model"]["backbone"]["stacks"] = 2
+    with pytest.raises(CheckpointError, match=r"model\.backbone\.stacks: 1 -> 2"):
+        checkpoint.changed_options(state, config, tmp_path / "old.pt")

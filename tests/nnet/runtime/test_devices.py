@@ -1,17 +1,19 @@
-"""What train.py and test.py share."""
+"""The device, the threads and the memory of a process."""
 
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+import torch
 
-from nnet import experiment
+from db import DataError
+from nnet.runtime import devices
+from nnet.runtime.options import RuntimeOptions
 
 HEAP = """
 import ctypes
-from nnet.experiment import keep_freed_memory
+from nnet.runtime.devices import keep_freed_memory
 assert keep_freed_memory()
 c = ctypes.CDLL(None)
 c.sbrk.restype = c.malloc.restype = ctypes.c_void_p
@@ -24,15 +26,51 @@ print(full - c.sbrk(0), any(block > full for block in blocks))
 """
 
 
-def test_freed_memory_is_kept() -> None:
+def test_freed_memory_is_kept(repository) -> None:
     if platform.libc_ver()[0] != "glibc":
         pytest.skip("not glibc")
-    root = Path(experiment.__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", HEAP], cwd=root, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", HEAP], cwd=repository, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["0", "False"]  # 3 GB stay with the process, and lie on its heap
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch) -> None:
-    monkeypatch.setattr(experiment.platform, "libc_ver", lambda: ("", ""))
-    assert experiment.keep_freed_memory() is False
+    monkeypatch.setattr(devices.platform, "libc_ver", lambda: ("", ""))
+    assert devices.keep_freed_memory() is False
+
+
+def test_device_by_name(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [str(devices.choose_device(name)) for name in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(DataError, match="runtime.device is cuda, but this PyTorch .*: use auto or cpu"):
+        devices.choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [devices.choose_device(name).type for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+
+
+@pytest.fixture
+def backends(monkeypatch):
+    """Records the threads that are set, and restores the flags of TF32."""
+    threads = []
+    monkeypatch.setattr(devices, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr(devices, "available_cores", lambda: 5)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield threads
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize("wanted, torchrun, threads", [(3, True, [3]), (3, False, [3]), (0, False, [5]), (0, True, [])])
+def test_threads(backends, monkeypatch, wanted, torchrun, threads) -> None:
+    """torchrun sets OMP_NUM_THREADS, which counts unless the options name a number."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if torchrun:
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    devices.set_up_backends(RuntimeOptions(threads=wanted))
+    assert backends == threads
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_tf32(backends, wanted) -> None:
+    devices.set_up_backends(RuntimeOptions(tf32=wanted))
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (wanted, wanted)

@@ -1,18 +1,17 @@
 """Several processes compute the update that one computes."""
 
 import sys
-from functools import partial
 
 import pytest
 import torch
 
 from db import DataError
-from models.centernet import centernet
-from models.cornernet import cornernet
-from models.losses import LossWeights
-from nnet.distributed import Group
-from nnet.training import Objective, Step
-from sample import Batch, Penalty
+from nnet.runtime.distributed import Group
+from nnet.training.options import TrainOptions
+from nnet.training.step import UpdateStep
+from sample.batch import Batch
+from sample.targets import BatchObjects
+from tests.builders import small_family
 from tests.processes import SECONDS, start_ranks
 
 BATCH = [2, 3, 1]
@@ -28,18 +27,19 @@ def micro_batch(step, number):
     images = torch.randint(0, 256, (size, 3, 63, 63), generator=g, dtype=torch.uint8)
     labels = torch.randint(0, 3, (objects,), generator=g)
     image_index = torch.randint(0, size, (objects,), generator=g).sort().values
-    return Batch(images, boxes, labels, image_index, None, torch.arange(size), [])
+    return Batch(images, BatchObjects(boxes, labels, image_index), None, torch.arange(size), [])
 
 
-NETWORKS = {"cornernet": partial(cornernet, stacks=2), "centernet": partial(centernet, stacks=1)}
+STACKS = {"cornernet": 2, "centernet": 1}
 
 
 class InDouble(torch.nn.Module):
-    def __init__(self, name):
+    """A family's network in float64."""
+
+    def __init__(self, network):
         super().__init__()
-        torch.manual_seed(0)
-        small = {"stem_width": 4, "widths": [4, 6], "blocks": [1, 1], "pool_width": 2}
-        self.network = NETWORKS[name](3, **small).double()
+        self.network = network.double()
+        self.keypoints, self.recomputed = network.keypoints, network.recomputed
 
     def forward(self, images, every_stack):
         return self.network(images.double(), every_stack)
@@ -48,29 +48,22 @@ class InDouble(torch.nn.Module):
 def run(path, name):
     torch.set_num_threads(1)
     with Group(torch.device("cpu")) as group:
-        network = InDouble(name)
-        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+        family = small_family(name, backbone={"stacks": STACKS[name]})
+        family.network = InDouble(family.network)
         batch, mine = group.deal(BATCH)
-        make = Step(
-            network,
-            optimizer,
-            Objective(3, Penalty(), LossWeights(), keypoints=network.network.keypoints),
-            group,
-            len(batch),
-        )
+        make = UpdateStep(family, TrainOptions(lr=1e-3), len(batch), group)
         losses = []
         for step in range(STEPS):
-            values, _ = make([micro_batch(step, number) for number in mine])
-            losses.append(values)
-        assert group.counts(1, group.rank) == [group.size, sum(range(group.size))]
+            losses.append(make([micro_batch(step, number) for number in mine]).terms)
+        assert group.sum_counts(1, group.rank) == [group.size, sum(range(group.size))]
         gathered = group.gather([group.rank] * 2)
         assert gathered == (sorted(list(range(group.size)) * 2) if group.first else [])
-        group.meet()
+        group.barrier()
         if group.first:
-            torch.save({"state": network.state_dict(), "losses": torch.stack(losses)}, path)
+            torch.save({"state": family.network.state_dict(), "losses": torch.stack(losses)}, path)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", STACKS)
 @pytest.mark.parametrize("size", [2, 3])
 def test_processes_compute_the_update_of_one(tmp_path, repository, start, size, name):
     processes = start_ranks(start, size, __file__, tmp_path / "many.pt", name, PYTHONPATH=repository)
@@ -84,7 +77,7 @@ def test_processes_compute_the_update_of_one(tmp_path, repository, start, size, 
         torch.testing.assert_close(many["state"][name], value, rtol=0, atol=1e-6, msg=name)
 
 
-def test_more_processes_than_micro_batches(monkeypatch):
+def test_more_processes_than_micro_batches():
     group = Group(torch.device("cpu"))
     assert group.deal([4, 5, 5]) == ([4, 5, 5], [0, 1, 2]) and group.first
     group.size = 4

@@ -1,75 +1,15 @@
-"""What ends a run, or does not: images that cannot be read, signals, workers that die, errors in words."""
+"""Errors that end a run: in words for the user, and as exit codes."""
 
 import signal
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
 from db import DataError
-from nnet.faults import RunError, Signals, UnreadableCount, stopping_reason
-from sample import Batch
-from sample.loader import Unreadable as UnreadableSample
-
-
-def batch(images, unreadable):
-    none = torch.zeros(0, dtype=torch.int64)
-    pixels = torch.from_numpy(np.zeros((images, 3, 8, 8), np.uint8))
-    return Batch(pixels, torch.zeros(0, 4), none, none, None, torch.arange(images), list(unreadable))
-
-
-def test_unreadable_images_are_told_once_and_end_the_run_past_one_percent():
-    bad = UnreadableSample("a.jpg", "the file is empty")
-    count = UnreadableCount(1000)
-    assert count.add(batch(4, [bad])) == ["skipped a.jpg: the file is empty"]
-    assert count.add(batch(4, [bad])) == []
-    assert (count.seen, count.failures) == (10, 2)
-    count.judge(199, 199)  # too early to tell
-    count.judge(200, 2)
-    with pytest.raises(RunError, match=r"3 of the 200 images seen .* more than 1% \(a\.jpg: the file is empty\)"):
-        count.judge(200, 3)
-    small = UnreadableCount(16)
-    small.judge(15, 1)
-    with pytest.raises(RunError, match="1 of the 16 images"):
-        small.judge(16, 1)
-
-
-@pytest.mark.parametrize("number", Signals.STOP)
-def test_a_signal_asks_to_stop_and_only_a_second_ctrl_c_acts_at_once(number, monkeypatch):
-    acted = []
-    before = signal.signal(number, lambda *_: acted.append(1))
-    signals = Signals()
-    try:
-        signal.raise_signal(number)
-        signal.raise_signal(number)  # the same once more, passed on by torchrun
-        assert signals.stop == number and not acted
-        monkeypatch.setattr(Signals, "SAME", 0.0)
-        signal.raise_signal(number)
-        assert acted == ([1] if number == signal.SIGINT else [])
-    finally:
-        signals.restore()
-        signal.signal(number, before)
-
-
-def test_a_dead_worker_is_reported_after_the_step():
-    def report(number, frame):
-        raise RuntimeError("DataLoader worker is killed")
-
-    before = signal.signal(signal.SIGCHLD, report)
-    signals, steps = Signals(), []
-    try:
-        signals.watch_workers()
-        with pytest.raises(RuntimeError, match="worker is killed"):
-            with signals.held():
-                signal.raise_signal(signal.SIGCHLD)
-                steps.append(1)
-        assert steps == [1]
-        with pytest.raises(RuntimeError, match="worker is killed"):
-            signal.raise_signal(signal.SIGCHLD)
-    finally:
-        signals.restore()
-        signal.signal(signal.SIGCHLD, before)
+from models.layers import MissingPackage
+from nnet.runtime.checkpoint import CheckpointError
+from nnet.runtime.errors import RunError, exit_code, stopping_reason
 
 
 @pytest.mark.parametrize(
@@ -80,7 +20,7 @@ def test_a_dead_worker_is_reported_after_the_step():
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), "train.batch smaller"),
         (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."), "train.workers"),
         (RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"), "another process of this run"),
-        (dist.DistStoreError("Timed out after 4 seconds waiting for clients. 1/2 clients joined."), "never began"),
+        (dist.DistStoreError("Timed out after 4 seconds waiting for clients. 1/2 clients joined."), "never started"),
     ],
 )
 def test_what_ended_a_run_in_words(error, said):
@@ -90,3 +30,45 @@ def test_what_ended_a_run_in_words(error, said):
 def test_a_fault_of_the_program_keeps_its_traceback():
     assert stopping_reason(RuntimeError("shape mismatch")) is None
     assert stopping_reason(KeyError("timed out")) is None
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+class Special(Exception):
+    """Bad input of a script."""
+
+
+@pytest.mark.parametrize(
+    "error, code, message",
+    [
+        (DataError("no such file"), 2, "error: no such file"),
+        (CheckpointError("damaged"), 2, "error: damaged"),
+        (MissingPackage("torchvision"), 2, "error: torchvision"),
+        (Special("train.lr"), 2, "error: train.lr"),
+        (RunError("diverged"), 1, "error: diverged"),
+        (OSError(28, "No space left on device"), 1, "error: [Errno 28] No space left on device"),
+        (KeyboardInterrupt(), 128 + signal.SIGINT, "interrupted"),
+    ],
+)
+def test_exit_codes(error, code, message, capsys):
+    assert exit_code(raising(error), Special) == code
+    assert capsys.readouterr().err == message + "\n"
+
+
+def test_exit_code_of_a_script(capsys):
+    assert [exit_code(lambda value=value: value) for value in (None, 0, 143)] == [0, 0, 143]
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        exit_code(raising(RuntimeError("shape mismatch")))
+    with pytest.raises(Special):  # unless the script names it as bad input
+        exit_code(raising(Special()))
+
+
+def test_bad_input_is_reported_by_the_first_process_of_a_machine(capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert exit_code(raising(DataError("no such file"))) == 2
+    assert capsys.readouterr().err == ""

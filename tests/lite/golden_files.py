@@ -1,0 +1,77 @@
+"""Reading CornerNet-Lite's golden vectors."""
+
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from db import AnnotationIndex, load_index
+from models.keypoints import CORNERS, KeypointMaps
+
+Golden = Callable[[str], Path]  # the fixture golden_lite
+
+
+def seed_of(golden: Golden) -> int:
+    """The seed S of the golden vectors."""
+    return json.loads(golden("manifest.json").read_text())["seed"]
+
+
+def released_state(names: Mapping[str, Sequence[int]]) -> dict[str, torch.Tensor]:
+    """A checkpoint of these names and shapes, as released, with the weights of the goldens' formula."""
+    return {name: released_weight(name, shape) for name, shape in names.items()}
+
+
+def released_weight(name: str, shape: Sequence[int]) -> torch.Tensor:
+    """The parameter or buffer of this name, by the formula of tests/goldens/README.md."""
+    if name.endswith("num_batches_tracked"):
+        return torch.zeros(shape, dtype=torch.int64)
+    g = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+    if len(shape) == 4:
+        g = g * np.sqrt(2 / (shape[1] * shape[2] * shape[3]))
+    elif name.endswith("running_var"):
+        g = 1 + 0.5 * np.tanh(g)
+    elif name.endswith(".weight"):
+        g = 0.5 + 0.1 * g
+    else:
+        last_of_heatmap = name.endswith(".1.bias") and ("_heats." in name or ".att_modules." in name)
+        g = 0.1 * g - (2.19 if last_of_heatmap else 0)
+    return torch.from_numpy(np.asarray(g, dtype=np.float32))
+
+
+class DecodeCase(NamedTuple):
+    """A case of decode_lite."""
+
+    case: str
+    batch: int
+    classes: int
+    height: int
+    width: int
+    k: int
+    pairs: int
+    distance: float
+    border_rule: bool  # whether pairs at the edge of the map are rejected
+
+
+def decode_cases(golden: Golden) -> Iterator[tuple[DecodeCase, list[KeypointMaps]]]:
+    """The cases of decode_lite, each with the maps of the top-left and bottom-right corners."""
+    listed = json.loads(golden("decode_lite.json").read_text())
+    r = np.random.RandomState(seed_of(golden) + 30)
+    for row in listed["cases"]:
+        case = DecodeCase(*row)
+        size = case.height, case.width
+        heat = [r.standard_normal((case.batch, case.classes, *size)) * 1.5 - 2 for _ in CORNERS]
+        tag = [r.standard_normal((case.batch, 1, *size)) * 0.5 for _ in CORNERS]
+        off = [r.uniform(0, 1, (case.batch, 2, *size)) for _ in CORNERS]
+        corners = zip(heat, tag, off, strict=True)
+        yield case, [KeypointMaps(*(torch.from_numpy(part.astype(np.float32)) for part in of)) for of in corners]
+
+
+def tiny_index(shared_data: Path, split: str) -> tuple[AnnotationIndex, dict[str, int]]:
+    """The index of a split of the small part of COCO, and the position of each file name in it."""
+    coco = shared_data / "coco_tiny"
+    index = load_index(coco / "annotations" / f"instances_{split}.json", coco / split)
+    return index, {Path(index.path(i)).name: i for i in range(len(index))}
