@@ -65,9 +65,8 @@ def train(config: configs.Config, args: argparse.Namespace, output: Path, group:
     loader = make_loader(samples, order, options.workers, options.worker_timeout, group.device)
     trainer = Trainer(update, window, folder, start, index, options, group)
     if val_index:
-        testing = replace(
-            config.test, channels_last=options.channels_last
-        )  # training has put the weights into this memory format
+        # Training has put the weights into this memory format.
+        testing = replace(config.test, channels_last=options.channels_last)
         trainer.validate_on(val_index, Detector(family, testing, data.input_size, group.device), max(sizes))
     with trainer.guarded() as guard:
         trainer.load_batches(loader, len(mine))
