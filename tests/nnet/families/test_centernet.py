@@ -95,7 +95,7 @@ def test_annotated_centers_in_place_of_predicted_ones():
     none = objects_of([], [])
     assert len(detector(image, none).scores) == 0  # no object is annotated, so no box has a center
     assert len(candidates(make(), none)[1].scores) == 2 * options.centers
-    with pytest.raises(ValueError, match="needs the image's annotations"):
+    with pytest.raises(ValueError, match="the image has no annotation"):
         detector(image)
     with pytest.raises(ValueError, match="does not predict"):
         make("cornernet", truth=["centers"])
