@@ -22,6 +22,7 @@ import test as test_script
 from nnet.families.cornernet import CornerNet
 from nnet.runtime import checkpoint
 from nnet.training.snapshots import STATE, Snapshots
+from nnet.training.trainer import Trainer
 from tests.builders import changed_toy
 from tests.processes import (
     SECONDS,
@@ -31,6 +32,7 @@ from tests.processes import (
     rank_of,
     read_rows,
     start_ranks,
+    started_programs,
     torchrun,
     wait_for_rows,
 )
@@ -331,6 +333,31 @@ def test_a_killed_worker(config, run, tmp_path, start):
     same_runs(tmp_path, run)
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_worker_that_dies_during_the_last_save(config, tmp_path, monkeypatch, capsys, stopped):
+    """An error like any other, or, after a signal, part of the stop: clusters send it to the workers too."""
+
+    def save(self, wait=True):
+        at_end = wait and self.folder.snapshots.saved == 4
+        original(self, wait)
+        if at_end:
+            raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+
+    original = Trainer.save
+    monkeypatch.setattr(Trainer, "save", save)
+    before_steps(monkeypatch, {4: lambda: stopped and signal.raise_signal(signal.SIGTERM)})
+    assert main(config, tmp_path, f"train.iterations={60 if stopped else 4}") == (
+        128 + signal.SIGTERM if stopped else 1
+    )
+    out, err = capsys.readouterr()
+    if stopped:
+        assert "stopped by signal 15 after iteration 4: the state after iteration 4 is saved" in out
+    else:
+        error = err.strip().splitlines()[-1]
+        assert error.startswith("error: loading training data failed")
+        assert error.endswith("the state after iteration 4 is saved: --resume goes on from it")
+
+
 @pytest.fixture
 def spoiled(monkeypatch):
     """Makes the pull loss of the nth micro-batches NaN."""
@@ -428,9 +455,9 @@ def test_a_signal_to_torchrun(config, run_of_two, tmp_path, start, number, all_o
     assert process.returncode != 0
     assert all_of_them or f"stopped by signal {number}" in out, err
     assert 3 <= checkpoint.load(tmp_path / "last.pt")["iteration"] < 60
-    resumed = start(*torchrun("train.py", config, "--output", tmp_path, "--resume"))
-    _, err = resumed.communicate(timeout=SECONDS)
-    assert resumed.returncode == 0, err
+    for resumed in start_ranks(start, 2, "train.py", config, "--output", tmp_path, "--resume"):
+        _, err = resumed.communicate(timeout=SECONDS)
+        assert resumed.returncode == 0, err
     same_runs(tmp_path, run_of_two)
 
 
@@ -488,11 +515,21 @@ def test_a_slow_save_is_waited_for(config, tmp_path, start):
     assert checkpoint.load(tmp_path / "r" / "last.pt")["iteration"] == 2
 
 
+@pytest.fixture(scope="module")
+def waiting(config, run, tmp_path_factory, repository):
+    """Programs whose second process never starts: {script: first process}. They wait at the same time."""
+    output, checkpoint = tmp_path_factory.mktemp("waiting"), ["--checkpoint", run / "last.pt"]
+    options = [config, "runtime.collective_timeout=3", "--output", output / "r"]
+    with started_programs(repository) as start:
+        yield {
+            script: start(script, *options, *more, **rank_environment(0, 2, free_port()))
+            for script, more in (("train.py", []), ("test.py", checkpoint))
+        }
+
+
 @pytest.mark.parametrize("script", ["train.py", "test.py"])
-def test_a_process_that_never_joins(config, run, tmp_path, start, script):
-    more = ["--checkpoint", run / "last.pt"] if script == "test.py" else []
-    options = [config, "runtime.collective_timeout=3", *more, "--output", tmp_path / "r"]
-    alone = start(script, *options, **rank_environment(0, 2, free_port()))
+def test_a_process_that_never_joins(waiting, script):
+    alone = waiting[script]
     _, err = alone.communicate(timeout=SECONDS)
     assert alone.returncode == 1 and "Traceback" not in err
     error = err.strip().splitlines()[-1]
