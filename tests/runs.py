@@ -56,13 +56,20 @@ def same(a: Any, b: Any, path: str = "state") -> None:
 
 def same_runs(one: Path, other: Path) -> None:
     """Assert that two runs have the same final state and the same rows, apart from the config and from VARYING."""
-    a, b = (torch.load(folder / "last.pt", weights_only=True) for folder in (one, other))
-    a.pop("config"), b.pop("config")  # the number of workers, say, may differ
+    same_states(one / "last.pt", other / "last.pt")
+    assert comparable_rows(one) == comparable_rows(other)
+
+
+def same_states(one: Path, other: Path) -> None:
+    """Assert that two checkpoints are equal bit for bit, apart from the config (such as the number of workers)."""
+    a, b = (torch.load(path, weights_only=True) for path in (one, other))
+    a.pop("config"), b.pop("config")
     same(a, b)
-    rows = [
-        [{k: v for k, v in row.items() if k not in VARYING} for row in read_rows(folder)] for folder in (one, other)
-    ]
-    assert rows[0] == rows[1]
+
+
+def comparable_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run without VARYING."""
+    return [{k: v for k, v in row.items() if k not in VARYING} for row in read_rows(folder)]
 
 
 def before_steps(monkeypatch: pytest.MonkeyPatch, actions: Mapping[int, Callable[[], Any]]) -> None:

@@ -141,12 +141,16 @@ def test_evaluate(config, run, toy, tmp_path, capsys):
     assert len(list((output / "pictures").iterdir())) == 2
 
 
-def test_analyses_and_pictures(config, run, tmp_path):
+def test_analyses_and_pictures(config, run, tmp_path, monkeypatch):
     """Every analysis of the paper in metrics.json, every picture in its file."""
+    made = []
+    monkeypatch.setattr(test_script, "Detector", lambda *a: made.append(Detector(*a)) or made[-1])
     arguments = [config, "test.embedding_distance=9", "--checkpoint", str(run / "last.pt"), "--output", str(tmp_path)]
     analyses = ["--analyses", "corners", "objects", "errors"]
     pictures = ["--draw", "1", "--pictures", "row", "targets", "heatmaps", "errors"]
-    assert test_script.main([*arguments, *analyses, *pictures, "--beside", config, str(run / "last.pt")]) == 0
+    beside = ["beside.test.corners=5", "--beside", config, str(run / "last.pt"), "beside.test.pairs=25"]
+    assert test_script.main([*arguments, *analyses, *pictures, *beside]) == 0
+    assert [(detector.options.corners, detector.options.pairs) for detector in made] == [(20, 50), (5, 25)]
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["AP50"] >= metrics["AP60"] >= metrics["AP70"] >= metrics["AP80"] >= metrics["AP90"] >= 0
     quadrants = {"image", "top_left_quadrant", "bottom_right_quadrant"}
@@ -160,6 +164,15 @@ def test_analyses_and_pictures(config, run, tmp_path):
     assert sum(parts.values()) <= metrics["seconds_per_image"]
     names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert [name[12:] for name in names] == [".jpg", "_beside.jpg", "_errors.jpg", "_heatmaps.jpg", "_targets.jpg"]
+
+
+def test_overrides_may_stand_anywhere(config, run, tmp_path):
+    options = ["--truth", "heatmaps", "test.corners=5", "--analyses", "errors", "data.val.limit=2"]
+    arguments = ["--checkpoint", str(run / "last.pt"), "--output", str(tmp_path)]
+    assert test_script.main(["test.pairs=25", config, *options, *arguments]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["truth"] == ["heatmaps"] and metrics["images"] == 2 and "errors" in metrics
+    assert metrics["config"]["test"]["corners"] == 5 and metrics["config"]["test"]["pairs"] == 25
 
 
 def test_annotation_in_place_of_every_map(config, run, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ import test as test_script
 from nnet.families.cornernet import CornerNet
 from nnet.runtime import checkpoint
 from nnet.training.snapshots import STATE, Snapshots
+from nnet.training.trainer import Trainer
 from tests.builders import changed_toy
 from tests.processes import (
     SECONDS,
@@ -31,12 +32,14 @@ from tests.processes import (
     rank_of,
     read_rows,
     start_ranks,
+    started_programs,
     torchrun,
     wait_for_rows,
 )
 from tests.runs import (
     SLOW_SAVE,
     before_steps,
+    comparable_rows,
     death_while_detecting,
     disturbed,
     hang_in_evaluation,
@@ -44,13 +47,14 @@ from tests.runs import (
     main,
     same,
     same_runs,
+    same_states,
     slow_save,
     without_curves,
 )
 
 TINY = """
 data: {train: {limit: 15}}
-train: {iterations: 60, lr_drops: [50], log_every: 1, validate_every: 0, snapshot_every: 5}
+train: {iterations: 40, lr_drops: [30], log_every: 1, validate_every: 0, snapshot_every: 5}
 runtime: {collective_timeout: 60}
 test: {embedding_distance: 9}
 """
@@ -74,6 +78,7 @@ def quick(run, monkeypatch):
 # Signals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_saves_and_resume_goes_on(config, run, tmp_path, start, number):
     process = start("train.py", config, "--output", tmp_path)
@@ -83,11 +88,12 @@ def test_a_signal_saves_and_resume_goes_on(config, run, tmp_path, start, number)
     assert process.returncode == 128 + number, err
     assert f"stopped by signal {number}" in out and "--resume goes on" in out and "Traceback" not in err
     iteration = checkpoint.load(tmp_path / "last.pt")["iteration"]
-    assert iteration == read_rows(tmp_path)[-1]["iteration"] < 60
+    assert iteration == read_rows(tmp_path)[-1]["iteration"] < 40
     assert main(config, tmp_path, "--resume") == 0
     same_runs(tmp_path, run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_to_the_whole_process_group_with_workers(config, run, tmp_path, start, number):
     """As from a terminal or a cluster's scheduler: the workers get it too."""
@@ -104,9 +110,10 @@ def test_a_signal_to_the_whole_process_group_with_workers(config, run, tmp_path,
 # SIGKILL
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(config, run, tmp_path, start):
     often = ["train.snapshot_every=1"]  # so that much of the time goes into saving
-    for rows in (4, 17, 33):
+    for rows in (4, 13, 25):
         process = start("train.py", config, *often, "--output", tmp_path, "--resume")
         wait_for_rows(process, tmp_path, rows)
         process.kill()
@@ -315,6 +322,7 @@ def test_an_unreadable_image_is_left_out(config, toy, tmp_path, monkeypatch, cap
     assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] == 6
 
 
+@pytest.mark.slow
 @linux
 def test_a_killed_worker(config, run, tmp_path, start):
     process = start("train.py", config, "train.workers=2", "--output", tmp_path)
@@ -329,6 +337,31 @@ def test_a_killed_worker(config, run, tmp_path, start):
     assert "--resume goes on from it" in error
     assert main(config, tmp_path, "--resume") == 0
     same_runs(tmp_path, run)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_worker_that_dies_during_the_last_save(config, tmp_path, monkeypatch, capsys, stopped):
+    """An error like any other, or, after a signal, part of the stop: clusters send it to the workers too."""
+
+    def save(self, wait=True):
+        at_end = wait and self.folder.snapshots.saved == 4
+        original(self, wait)
+        if at_end:
+            raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+
+    original = Trainer.save
+    monkeypatch.setattr(Trainer, "save", save)
+    before_steps(monkeypatch, {4: lambda: stopped and signal.raise_signal(signal.SIGTERM)})
+    assert main(config, tmp_path, f"train.iterations={40 if stopped else 4}") == (
+        128 + signal.SIGTERM if stopped else 1
+    )
+    out, err = capsys.readouterr()
+    if stopped:
+        assert "stopped by signal 15 after iteration 4: the state after iteration 4 is saved" in out
+    else:
+        error = err.strip().splitlines()[-1]
+        assert error.startswith("error: loading training data failed")
+        assert error.endswith("the state after iteration 4 is saved: --resume goes on from it")
 
 
 @pytest.fixture
@@ -390,16 +423,20 @@ def test_nan_without_end_stops_also_where_it_is_skipped(config, tmp_path, spoile
 # Several processes
 
 
+EVERY_STATE = ["train.snapshot_every=1", "train.keep=100"]
+
+
 @pytest.fixture(scope="module")
 def run_of_two(config, tmp_path_factory, repository):
-    """A run of two processes that nothing disturbs."""
+    """A run of two processes that nothing disturbs, with a checkpoint of every iteration."""
     output = tmp_path_factory.mktemp("of_two")
-    command = [sys.executable, *torchrun("train.py", config, "--output", str(output))]
+    command = [sys.executable, *torchrun("train.py", config, *EVERY_STATE, "--output", str(output))]
     done = subprocess.run(command, cwd=repository, timeout=SECONDS, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return output
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("killed", [0, 1])
 def test_torchrun_restarts_a_killed_process(config, run_of_two, tmp_path, start, killed):
@@ -414,6 +451,7 @@ def test_torchrun_restarts_a_killed_process(config, run_of_two, tmp_path, start,
     same_runs(tmp_path, run_of_two)
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize(
     "number, all_of_them", [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, True)]
@@ -427,13 +465,18 @@ def test_a_signal_to_torchrun(config, run_of_two, tmp_path, start, number, all_o
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode != 0
     assert all_of_them or f"stopped by signal {number}" in out, err
-    assert 3 <= checkpoint.load(tmp_path / "last.pt")["iteration"] < 60
-    resumed = start(*torchrun("train.py", config, "--output", tmp_path, "--resume"))
-    _, err = resumed.communicate(timeout=SECONDS)
-    assert resumed.returncode == 0, err
-    same_runs(tmp_path, run_of_two)
+    iteration = checkpoint.load(tmp_path / "last.pt")["iteration"]
+    assert 3 <= iteration < 40
+    same_states(tmp_path / "last.pt", run_of_two / f"{iteration:08d}.pt")
+    assert comparable_rows(tmp_path) == comparable_rows(run_of_two)[:iteration]
+    if not all_of_them:  # to resume from the same state once is enough
+        for resumed in start_ranks(start, 2, "train.py", config, "--output", tmp_path, "--resume"):
+            _, err = resumed.communicate(timeout=SECONDS)
+            assert resumed.returncode == 0, err
+        same_runs(tmp_path, run_of_two)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all(config, tmp_path, start):
     first, second = start_ranks(start, 2, "train.py", config, "--output", tmp_path)
     wait_for_rows(first, tmp_path, 3)
@@ -444,6 +487,7 @@ def test_a_signal_to_one_process_stops_all(config, tmp_path, start):
     assert checkpoint.load(tmp_path / "last.pt")["iteration"] >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hung", [0, 1])
 def test_a_process_that_hangs(config, tmp_path, start, hung):
     timeout = 8
@@ -462,6 +506,7 @@ def test_a_process_that_hangs(config, tmp_path, start, hung):
         assert "--resume goes on from it" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [hang_in_validation_loss, hang_in_evaluation])
 def test_a_first_process_that_hangs_while_the_other_waits_for_it(config, tmp_path, start, fault):
     options = ["runtime.collective_timeout=4", "train.validate_every=3", "train.ap_every=3", "data.val.limit=2"]
@@ -473,6 +518,7 @@ def test_a_first_process_that_hangs_while_the_other_waits_for_it(config, tmp_pat
     assert checkpoint.load(tmp_path / "r" / "last.pt")["iteration"] == 3
 
 
+@pytest.mark.slow
 def test_a_slow_save_is_waited_for(config, tmp_path, start):
     """Of more than twice the timeout, after which one that makes no progress would be given up."""
     timeout = 4
@@ -488,17 +534,29 @@ def test_a_slow_save_is_waited_for(config, tmp_path, start):
     assert checkpoint.load(tmp_path / "r" / "last.pt")["iteration"] == 2
 
 
+@pytest.fixture(scope="module")
+def waiting(config, run, tmp_path_factory, repository):
+    """Programs whose second process never starts: {script: first process}. They wait at the same time."""
+    output, checkpoint = tmp_path_factory.mktemp("waiting"), ["--checkpoint", run / "last.pt"]
+    options = [config, "runtime.collective_timeout=3", "--output", output / "r"]
+    with started_programs(repository) as start:
+        yield {
+            script: start(script, *options, *more, **rank_environment(0, 2, free_port()))
+            for script, more in (("train.py", []), ("test.py", checkpoint))
+        }
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["train.py", "test.py"])
-def test_a_process_that_never_joins(config, run, tmp_path, start, script):
-    more = ["--checkpoint", run / "last.pt"] if script == "test.py" else []
-    options = [config, "runtime.collective_timeout=3", *more, "--output", tmp_path / "r"]
-    alone = start(script, *options, **rank_environment(0, 2, free_port()))
+def test_a_process_that_never_joins(waiting, script):
+    alone = waiting[script]
     _, err = alone.communicate(timeout=SECONDS)
     assert alone.returncode == 1 and "Traceback" not in err
     error = err.strip().splitlines()[-1]
     assert error.startswith("error: another process of this run has ended, never started")
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_while_testing(config, run, tmp_path, start):
     options = ["--checkpoint", run / "last.pt", "--output", tmp_path / "r", "runtime.collective_timeout=4"]
     first, _ = start_ranks(start, 2, *disturbed(death_while_detecting, "test.py"), config, *options)
@@ -507,6 +565,7 @@ def test_a_process_that_dies_while_testing(config, run, tmp_path, start):
     assert err.strip().splitlines()[-1].startswith("error: another process of this run has ended")
 
 
+@pytest.mark.slow
 def test_evaluation_by_two_processes_is_that_of_one(config, run, tmp_path, start):
     arguments = [config, "--checkpoint", str(run / "last.pt"), "--output"]
     assert test_script.main([*arguments, str(tmp_path / "one")]) == 0
