@@ -3,9 +3,9 @@
 python test.py CONFIG --checkpoint PATH [--split val|test|train] [--output DIR] [--truth NAME ...] [--analyses NAME ...]
     [--draw N [--pictures NAME ...] [--beside CONFIG CHECKPOINT]] [key.sub=value ...] [beside.key.sub=value ...]
 
-Writes to DIR (runs/<name of the config>/<split> by default) the detections in COCO's result format, metrics.json with
-COCO's 12 figures, the false discovery rates and the analyses, and pictures. Exit codes: 0 done, 1 stopped by a fault,
-2 bad input.
+Writes to DIR (by default runs/<name of the config>/<split>, or <split>_truth_<names>) the detections in COCO's result
+format, metrics.json with COCO's 12 figures, the false discovery rates and the analyses, and pictures. Exit codes: 0
+done, 1 stopped by a fault, 2 bad input.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def test(config: configs.Config, args: argparse.Namespace, output: Path, group: 
     results, unreadable = group.gather(outcome.results), group.gather(outcome.unreadable)
     records = [group.gather(records) for records in outcome.records]
     if group.first:
-        results.sort(key=lambda result: result["image_id"])  # as one process leaves them
+        results.sort(key=lambda result: result["image_id"])  # the order that a run with one process gives
         metrics = describe(args, state, index, results, unreadable, outcome, detector)
         metrics |= measure(index, results, output, args)
         for tool, own in zip(analyses, records, strict=True):
@@ -104,7 +104,10 @@ def load_detector(
     device: torch.device,
     truth: Sequence[str] = (),
 ) -> tuple[Detector, dict[str, Any]]:
-    """The detector of a config (of this file name) with the weights of a checkpoint, and the checkpoint's content."""
+    """The detector of a config with the weights of a checkpoint, and the checkpoint's content.
+
+    name: file name of the config, for messages.
+    """
     path = Path(path)
     state = load_checkpoint(path, configs.to_dict(config), index, f"data.{split}")
     family = build_family(index.num_classes, config.model, config.penalty, config.loss)
@@ -123,7 +126,7 @@ def check_wanted(args: argparse.Namespace, detector: Detector, annotated: bool) 
         wanted.append((f"--pictures {name}", PICTURES[name].needs_corners, PICTURES[name].needs_objects))
     for option, needs_corners, needs_objects in wanted:
         if needs_corners and not detector.family.network.keypoints:
-            raise configs.ConfigError(f"{option}: the network of {args.config} does not predict it")
+            raise configs.ConfigError(f"{option} needs keypoints, which the network of {args.config} does not predict")
         if needs_objects and not annotated:
             raise configs.ConfigError(f"{option}: data.{args.split} has no annotated boxes")
 
@@ -132,7 +135,8 @@ class Outcome(NamedTuple):
     """What this process has detected.
 
     results: in COCO's format. records: of each analysis. to_draw: position in the index and detections of the images to
-    draw, without the images, which may be many. seconds: of the detection alone. images: number of images.
+    draw; the images are read again, to save memory. seconds: of the loop without the analyses. images: number of
+    images.
     """
 
     results: list[dict]
@@ -146,7 +150,7 @@ class Outcome(NamedTuple):
 def detect(
     detector: Detector, index: AnnotationIndex, analyses: Sequence[Analysis], draw: int, group: Group
 ) -> Outcome:
-    """Detect in this process's share of the images. Every analysis sees every image."""
+    """Detect in this process's share of the images. Every analysis sees every image of the share."""
     results, unreadable, to_draw, aside = [], [], [], 0.0
     records = [[] for _ in analyses]
     begun = time.perf_counter()
@@ -247,7 +251,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="folder of the results (default: runs/<config>/<split>)"
     )
-    parser.add_argument("--draw", type=int, default=0, metavar="N", help="draw the first N images with detections")
+    parser.add_argument("--draw", type=int, default=0, metavar="N", help="draw the detections of the first N images")
     parser.add_argument(
         "--beside",
         nargs=2,

@@ -4,7 +4,7 @@ python train.py CONFIG [key.sub=value ...] [--output DIR] [--resume [PATH] | --i
 torchrun --nproc_per_node=N train.py CONFIG ...
 
 Writes to DIR (runs/<name of the config> by default): config.yaml, last.pt, best.pt and the newest checkpoints,
-metrics.jsonl, TensorBoard files, curves.png. Exit codes: 0 done, 1 the run had to stop or its state could not be saved,
+metrics.jsonl, TensorBoard files, curves.png. Exit codes: 0 done, 1 stopped by a fault or its state could not be saved,
 2 bad input, 128 + n stopped by signal n with its state saved.
 """
 
@@ -37,26 +37,27 @@ logger = logging.getLogger("nnet.train")
 
 
 def train(config: configs.Config, args: argparse.Namespace, output: Path, group: Group) -> int:
-    """The recipe. Returns the exit code."""
+    """Train the network of a config. Returns the exit code."""
     options, data, values = config.train, config.data, configs.to_dict(config)
 
     # The data, and the order of the images. Bad input is reported before anything is written.
     index, val_index = load_training_data(data, options)
-    batch, mine = group.deal(options.batch)  # sizes of an update's micro-batches, and which ones this process computes
-    order = MicroBatches(len(index), batch, config.seed, 0, options.iterations, mine)
+    # An update is made from several micro-batches: their sizes, and the numbers of those that this process computes
+    sizes, mine = group.deal(options.batch)
+    order = MicroBatches(len(index), sizes, config.seed, start=0, end=options.iterations, mine=mine)
     samples = TrainingSet(index, data.input_size, config.augment, config.seed)
 
-    # The network with its targets and loss, and the optimiser
+    # The family: a network with its targets, loss and decoding. The update step: the optimiser, and the process group
     torch.manual_seed(config.seed)
     family = build_family(index.num_classes, config.model, config.penalty, config.loss)
-    check_batch_norm(family.network, batch, data.input_size)
-    update = UpdateStep(family, options, len(batch), group)
+    check_batch_norm(family.network, sizes, data.input_size)
+    update = UpdateStep(family, options, len(sizes), group)
 
     # What the run starts from (nothing, --init or --resume), and what it writes
-    window, folder = Window(sum(batch), group.device), RunFolder(output, options.keep, options.keep_every, group.first)
+    window, folder = Window(sum(sizes), group.device), RunFolder(output, options.keep, options.keep_every, group.first)
     start = start_from(args.resume, args.init, values, index, update, window, folder.snapshots, group)
     order.start = start.iteration
-    logger.info(summary(family.network, index, options.iterations, batch, group, output))
+    logger.info(summary(family.network, index, options.iterations, sizes, group, output))
     constants = {"config": values, "categories": [list(index.category_ids), list(index.category_names)]}
     folder.open(configs.dump(config), constants, start, options.iterations, family.Terms._fields, args.profile)
 
@@ -64,8 +65,9 @@ def train(config: configs.Config, args: argparse.Namespace, output: Path, group:
     loader = make_loader(samples, order, options.workers, options.worker_timeout, group.device)
     trainer = Trainer(update, window, folder, start, index, options, group)
     if val_index:
-        testing = replace(config.test, channels_last=options.channels_last)  # the weights have this layout
-        trainer.validate_on(val_index, Detector(family, testing, data.input_size, group.device), max(batch))
+        # Training has put the weights into this memory format.
+        testing = replace(config.test, channels_last=options.channels_last)
+        trainer.validate_on(val_index, Detector(family, testing, data.input_size, group.device), max(sizes))
     with trainer.guarded() as guard:
         trainer.load_batches(loader, len(mine))
         while trainer.iteration < options.iterations:

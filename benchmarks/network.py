@@ -43,8 +43,8 @@ from nnet.families.cornernet import CornerNet
 from nnet.families.options import DetectionOptions
 from nnet.runtime.devices import keep_freed_memory, set_up_backends
 from nnet.runtime.options import RuntimeOptions
-from sample.batch import Batch
 from sample.colour import normalise
+from sample.dataset import Batch
 from sample.targets import Grid, box_targets
 
 ROOT = Path(__file__).resolve().parent.parent

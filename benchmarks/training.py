@@ -26,8 +26,8 @@ from nnet.runtime.devices import choose_device, set_up_backends
 from nnet.runtime.distributed import Group
 from nnet.training.metrics import peak_memory
 from nnet.training.step import NonFinite, UpdateStep
-from sample.batch import Batch
 from sample.colour import ColourDraw, draw_colour
+from sample.dataset import Batch
 from sample.targets import BatchObjects
 
 # The options that a variant sets. "a+b" sets those of both. Options that are not set are off.

@@ -98,7 +98,7 @@ def _choose(index: AnnotationIndex, image_ids: Sequence[int] | np.ndarray | None
     wanted = set(index.image_ids.tolist() if image_ids is None else (int(i) for i in image_ids))
     unknown = sorted(wanted.difference(index.image_ids.tolist()))
     if unknown or not wanted:
-        what = f"image ids {unknown[:5]} are not in" if unknown else "no image is asked for of"
+        what = f"image ids {unknown[:5]} are not in" if unknown else "no images were chosen from"
         raise DataError(f"evaluation: {what} {_described(index)}. Evaluate images that the annotation files list.")
     return index.take(np.searchsorted(index.image_ids, sorted(wanted)))
 

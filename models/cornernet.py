@@ -21,8 +21,8 @@ class CornerNetOptions:
     """CornerNet's network: the config's `model:` section with `detector: cornernet`."""
 
     detector: Literal["cornernet"] = "cornernet"
-    """What is built. cornernet: pairs of corners. centernet: pairs of corners with a center. anchors: RetinaNet's
-    anchor boxes on the hourglasses."""
+    """What is built. cornernet: pairs of corners. The section has other options with centernet (pairs of corners with a
+    center) and with anchors (RetinaNet's anchor boxes on the hourglasses)."""
     backbone: BackboneOptions = field(default_factory=HourglassOptions)
     """Network that computes the features."""
     pool_width: PositiveInt = 128

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from models.keypoints import KeypointMaps
 
-CACHED = 2**18  # cells of a heatmap that fit into a CPU's cache together with the intermediate results
+CELLS_IN_CACHE = 2**18  # cells of a heatmap that fit into a CPU's cache together with the intermediate results
 
 
 class Keypoints(NamedTuple):
@@ -76,10 +76,10 @@ def top_keypoints(heatmap: Tensor, k: int, kernel: int = 3) -> Keypoints:
     batch, classes, height, width = heatmap.shape
     heatmap = heatmap.detach().contiguous()
     # On the CPU, a few classes at a time, which stay in its cache
-    step = classes if heatmap.is_cuda else max(1, CACHED // max(1, batch * height * width))
+    step = classes if heatmap.is_cuda else max(1, CELLS_IN_CACHE // max(1, batch * height * width))
     best_of_row = torch.cat([peaks(part, kernel).amax(3) for part in heatmap.split(step, 1)], 1)  # (B, classes, h)
-    # The k best cells lie in the k rows whose best cells are highest: for any other row there are k cells that are
-    # better, or as good and before it. The rows keep their order, so ties have the order of the whole maps.
+    # The k best cells lie in the k rows whose best cells are highest: for any other row, k cells rank before all of
+    # its cells. The rows keep their order, so ties have the order of the whole maps.
     rows = best(best_of_row.flatten(1), k)[1].sort().values  # (B, k)
     labels, y = rows // height, rows % height
     image = torch.arange(batch, device=rows.device)[:, None]

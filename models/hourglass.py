@@ -22,12 +22,18 @@ class Nearest(nn.Module):
         super().__init__()
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        return F.interpolate(x, size=size, mode="nearest")  # an odd H or W drops the last row or column
+        return F.interpolate(x, size=size, mode="nearest")  # for an odd H or W, the last row or column is dropped
 
 
 # The parts that the config names. A part of your own is a class with the same signature and a line here.
-BLOCKS: dict[str, Callable[..., nn.Module]] = {"residual": Residual, "fire": Fire}  # block(inputs, outputs, stride=1)
-UPSAMPLINGS: dict[str, Callable[[int], nn.Module]] = {"nearest": Nearest, "transposed": TransposedConv}  # (width)
+BLOCKS: dict[str, Callable[..., nn.Module]] = {  # block(inputs, outputs, stride=1)
+    "residual": Residual,
+    "fire": Fire,
+}
+UPSAMPLINGS: dict[str, Callable[[int], nn.Module]] = {  # upsampling(width)
+    "nearest": Nearest,
+    "transposed": TransposedConv,
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Hourglass(nn.Module):
         blocks: number of blocks per level, the last for the bottom.
         block: makes a block from (inputs, outputs, stride).
         upsampling: makes the upsampling from a width.
-        outer: False leaves out what makes the hourglass's own output, for a use of its inner levels only.
+        outer: False builds no layers for the finest output: only the inner levels are returned.
     """
 
     def __init__(
@@ -128,7 +134,7 @@ class StackedHourglass(nn.Module):
         stride: pixels of the image per cell of the features.
         width: channels of the features.
         stacks: number of hourglasses.
-        divisor: images whose sides are a multiple of this, less one, keep all levels of the hourglasses aligned.
+        divisor: sides of k * divisor - 1 pixels (511 = 4 * 128 - 1) are halved without remainder at every level.
         recomputed: classes of the modules that activation checkpointing recomputes.
     """
 
@@ -163,11 +169,11 @@ class StackedHourglass(nn.Module):
         for stack in range(self.stacks):
             last = stack == self.stacks - 1
             levels = self.hourglasses[stack].levels(x)
-            if self.pyramid:
+            y = None if self.pyramid and last else self.features[stack](levels[0])
+            if not self.pyramid:
+                outputs.append(y)
+            else:
                 outputs.append(levels if last else levels[1:])
-            if not (self.pyramid and last):
-                y = self.features[stack](levels[0])
-                outputs += [] if self.pyramid else [y]
             if not last:
                 x = torch.relu(self.from_input[stack](x) + self.from_features[stack](y))
                 x = self.merge[stack](x)

@@ -1,6 +1,7 @@
 """Networks that predict keypoints: a backbone, and for each stack and kind of keypoint a prediction module with heads.
 
-To add a kind of keypoint, add it to KINDS here and to sample/targets.py, and name it in `model.extra_keypoints`.
+To add a kind of keypoint, add it to KINDS here and to PLACES in sample/targets.py, and name it in
+`model.extra_keypoints`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from models.corner_pooling import PredictionModule
 from models.layers import HEADS, init_batch_norm
 
-HEATMAP_BIAS = -2.19  # logit of 0.1: the score of every cell at the start of training
+HEATMAP_BIAS = -2.19  # logit of 0.1: about the score of every cell at the start of training
 
 
 class Kind(NamedTuple):
@@ -27,7 +28,9 @@ class Kind(NamedTuple):
     grouped: bool
 
 
-# The object lies below and to the right of its top-left corner, so this corner pools from the bottom and right edges.
+# A pool is named after the direction in which it carries the maximum. "top" carries it upwards, so a cell sees
+# everything below it. The object lies below and to the right of its top-left corner, which therefore pools to the top
+# and left.
 KINDS = {
     "top_left": Kind(("top", "left"), grouped=True),
     "bottom_right": Kind(("bottom", "right"), grouped=True),
@@ -94,7 +97,7 @@ class KeypointNetwork(nn.Module):
 
         Args:
             images: (B, 3, H, W), normalised.
-            every_stack: None: in training mode only. Training supervises every stack, testing needs the last one.
+            every_stack: None means in training mode only. Training supervises every stack, testing needs the last one.
         """
         features = self.backbone(images)
         every_stack = self.training if every_stack is None else every_stack

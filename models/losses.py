@@ -45,7 +45,9 @@ class LossOptions:
 
 
 class LossTerms(NamedTuple):
-    """The loss to minimise, and its unweighted terms. Scalars. The names are those of the log.
+    """The loss to minimise, and its unweighted terms. The names are those of the log.
+
+    Scalars from `stack_loss`; (stacks,) from the loss of a family.
 
     A term is added by a field here and its computation in `stack_loss`.
     """
@@ -62,8 +64,8 @@ def embedding_loss(
 ) -> tuple[Tensor, Tensor]:
     """Pull and push (equations 4 and 5), summed over the images of the batch.
 
-    As released, push sums over all ordered pairs of an image, including each object with itself, and subtracts a share
-    for the latter. For an image with one object it is a constant of about 1.
+    As released, push sums over all ordered pairs of an image, including each object with itself, and subtracts 1 / n
+    from each pair to cancel the latter. For an image with one object and margin 1 it is a constant of about 1.
 
     Args:
         top_left, bottom_right: (N,) embeddings of the corners of the N objects.
@@ -91,10 +93,12 @@ def at_cells(maps: Tensor, image_index: Tensor, cells: Tensor) -> Tensor:
 def stack_loss(
     maps: Predictions, targets: Mapping[str, KeypointTarget], image_index: Tensor, weights: LossOptions
 ) -> LossTerms:
-    """Equation 8 for the predictions of one stack, in float32 or wider. The host waits for no result.
+    """Equation 8 for the predictions of one stack, in float32 or wider. No value is copied from the device, so the CPU
+    does not wait.
 
-    Every kind of keypoint adds its heatmap to the focal loss and its offset to the offset loss. The two kinds that have
-    embeddings are grouped.
+    Every kind of keypoint adds its heatmap to the focal loss and its offset to the offset loss. The focal loss of a
+    kind is divided by its number of positive cells in the micro-batch (external/focal_loss), the offset loss by the
+    number of objects. The two kinds that have embeddings are grouped.
 
     Args:
         image_index: (N,) image of each object, in the order of the targets' cells.

@@ -1,4 +1,4 @@
-"""A training batch, and its way from a worker process to the trainer."""
+"""From samples to a batch, and its way from a worker process to the trainer."""
 
 from __future__ import annotations
 
@@ -14,29 +14,10 @@ from torch import Tensor
 
 from db import DataError
 from sample.colour import ColourDraw
-from sample.dataset import TrainingSample, Unreadable
+from sample.dataset import Batch, TrainingSample, Unreadable
 from sample.targets import BatchObjects
 
 ALIGNMENT = 64  # bytes: alignment of the tensors in a packed batch
-
-
-class Batch(NamedTuple):
-    """B images with N boxes in all, any number each."""
-
-    images: Tensor  # (B, 3, H, W) uint8, BGR
-    objects: BatchObjects  # boxes (N, 4) in input pixels, labels (N,), image_index (N,)
-    colour: ColourDraw | None  # None: no colour augmentation
-    image_ids: Tensor  # (B,) int64
-    unreadable: list[Unreadable]  # images that were replaced by others
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The batch on another device. From pinned memory, the copy is asynchronous."""
-
-        def moved(tensors):
-            return tensors and type(tensors)(*(tensor.to(device, non_blocking=True) for tensor in tensors))
-
-        images, image_ids = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.image_ids))
-        return Batch(images, moved(self.objects), moved(self.colour), image_ids, self.unreadable)
 
 
 class Packed(NamedTuple):

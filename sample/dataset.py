@@ -1,15 +1,19 @@
-"""The training samples of a split: reading, augmentation, and unreadable images."""
+"""The training samples of a split, and the batches made of them."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from db import AnnotationIndex, DataError, UnreadableImage, read_image
 from sample.augment import AugmentOptions, Sample, augmentations
+from sample.colour import ColourDraw
 from sample.geometry import Size
+from sample.targets import BatchObjects
 
 Key = tuple[int, int]  # epoch, position of the image in the index
 
@@ -24,11 +28,30 @@ class Unreadable(NamedTuple):
 
 
 class TrainingSample(NamedTuple):
-    """A sample, and which images it is and stands in for."""
+    """A sample, the image it was made from, and the unreadable images that it replaces."""
 
     sample: Sample
     image_id: int
     unreadable: list[Unreadable]  # the unreadable images that this one replaces
+
+
+class Batch(NamedTuple):
+    """B images with N boxes in all, any number each."""
+
+    images: Tensor  # (B, 3, H, W) uint8, BGR
+    objects: BatchObjects  # boxes (N, 4) in input pixels, labels (N,), image_index (N,)
+    colour: ColourDraw | None  # None: no colour augmentation
+    image_ids: Tensor  # (B,) int64
+    unreadable: list[Unreadable]  # images that were replaced by others
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on another device. From pinned memory, the copy is asynchronous."""
+
+        def moved(tensors):
+            return tensors and type(tensors)(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+
+        images, image_ids = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.image_ids))
+        return Batch(images, moved(self.objects), moved(self.colour), image_ids, self.unreadable)
 
 
 class TrainingSet(Dataset):
@@ -39,7 +62,7 @@ class TrainingSet(Dataset):
 
     Args:
         input_size: (height, width) of the samples in pixels.
-        augment: None: the whole image, the same in every epoch.
+        augment: None gives the whole image, the same in every epoch.
 
     Raises:
         DataError: on access, when 10 consecutive images (or all there are) cannot be read.
@@ -66,8 +89,8 @@ class TrainingSet(Dataset):
                 return TrainingSample(self._augment(epoch, i, image), int(self.index.image_ids[i]), unreadable)
         path, reason = unreadable[0]
         raise DataError(
-            f"{path}: {reason}. The next {len(unreadable) - 1} images of the index cannot be read either: "
-            "check the image folder."
+            f"{path}: {reason}. None of {len(unreadable)} consecutive images of the index, from this one on, can be "
+            "read: check the image folder."
         )
 
     def __getitems__(self, keys: list[Key]) -> list[TrainingSample] | DataError:

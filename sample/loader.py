@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from db import DataError
-from sample.batch import Batch, Packed, collate, pack
-from sample.dataset import Key, TrainingSet
+from sample.batch import Packed, collate, pack
+from sample.dataset import Batch, Key, TrainingSet
 
 
 class Loader(DataLoader):

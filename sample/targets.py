@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-Size = tuple[int, int]  # height, width
+from sample.geometry import Size
 
 DIVISOR = 6.0  # the standard deviation of a corner's Gaussian is (2 radius + 1) / this
 OBJECTS_AT_ONCE = 1024  # Gaussians drawn per step: bounds the memory (60 MB at radius 30)
@@ -24,13 +24,14 @@ OBJECTS_AT_ONCE = 1024  # Gaussians drawn per step: bounds the memory (60 MB at 
 
 @dataclass(frozen=True)
 class PenaltyOptions:
-    """Penalty reduction around a ground-truth keypoint (Section 3.2, ablated in Section 4.4.3): `penalty:`."""
+    """Penalty reduction around a ground-truth keypoint (Section 3.2, ablated in Section 4.4.3): the config's
+    `penalty:`."""
 
     kind: Literal["object", "fixed", "none"] = "object"
     """Radius of the Gaussian around a keypoint. object: from the size of the object. fixed: the same for all. none:
     one-hot heatmaps."""
     overlap: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """kind object: IoU with the ground-truth box that a pair of corners within the radius keeps."""
+    """kind object: smallest IoU with the ground-truth box of a pair of corners within the radius."""
     radius: NonNegativeFloat = 2.5
     """kind fixed: the radius in heatmap cells."""
     rule: Literal["cornernet", "centernet"] = "cornernet"
@@ -79,7 +80,7 @@ class Spread(NamedTuple):
 
     cut: Tensor  # (N,) int64: cells farther than this along x or y are left unchanged
     radius: Tensor  # (N,) float64, in cells: determines the standard deviation
-    limit: int  # upper bound of `cut`, known without a copy from the device
+    limit: int  # upper bound of `cut`, a Python number: nothing is copied from the device
 
 
 class KeypointTargets(NamedTuple):
@@ -91,10 +92,11 @@ class KeypointTargets(NamedTuple):
 
 
 def gaussian_radius(height: ArrayLike, width: ArrayLike, overlap: float, rule: str = "cornernet") -> Tensor:
-    """Distance that both corners of a box may move for its IoU to stay at `overlap`: float64, not rounded.
+    """Distance that both corners may move so that the IoU with the box is at least `overlap`: float64, not rounded.
 
-    The smallest of three cases: both corners move outside the box, both inside, or one each way. The rule "centernet"
-    is that of CenterNet's release, which takes the other root in the first two cases and divides by 2 in all of them.
+    The smallest of three cases: one corner moves inwards and the other outwards, both inwards, both outwards. The rule
+    "centernet" is that of CenterNet's release, which takes the other root in the first two cases and divides by 2 in
+    all of them.
 
     The order of operations is that of the released code, and square roots are NumPy's, which are correctly rounded
     (torch's are not). Many radii are whole numbers (12 x 15 cells at 0.3: exactly 3) that are rounded down later; an
@@ -166,7 +168,8 @@ def penalty_spread(boxes: Tensor, input_size: Size, output_size: Size, penalty: 
 
 @lru_cache
 def _radius_table(size: Size, overlap: float, rule: str, device: torch.device) -> tuple[Tensor, int]:
-    """Radii (h + 1, w + 1) int64, rounded down, of boxes of 0 to h times 0 to w cells, and the largest radius."""
+    """Radii (h + 1, w + 1) int64, rounded down, for box heights 0..h and widths 0..w in cells, and the largest
+    radius."""
     radii = gaussian_radius(*np.indices((size[0] + 1, size[1] + 1)), overlap, rule).clamp(min=0).long()
     return radii.to(device), int(radii.max())
 
@@ -178,7 +181,8 @@ def box_targets(
     penalty: PenaltyOptions,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> dict[str, KeypointTargets]:
-    """Targets of each kind of keypoint, on the device of the boxes. The host waits for no result.
+    """Targets of each kind of keypoint, on the device of the boxes. No value is copied from the device, so the CPU does
+    not wait.
 
     Args:
         keypoints: names in PLACES.

@@ -14,9 +14,8 @@ from torch import nn
 from models.hourglass import HourglassOptions
 from models.losses import LossOptions
 from nnet.families import FAMILIES, Family, ModelOptions, build_family
-from sample.batch import Batch
 from sample.colour import ColourDraw
-from sample.dataset import Unreadable
+from sample.dataset import Batch, Unreadable
 from sample.targets import BatchObjects, PenaltyOptions
 
 SMALL_BACKBONE = {"stacks": 1, "stem_width": 4, "widths": (4, 6), "blocks": (1, 1)}

@@ -41,7 +41,7 @@ class Detector:
         """
         for name in truth:
             if name not in family.truths:
-                raise ValueError(f"{name} in place of predictions: the network does not predict them")
+                raise ValueError(f"the annotation cannot replace {name}: the network does not predict them")
         family.network.to(device).eval()
         self.family = family
         self.options = options
@@ -57,7 +57,7 @@ class Detector:
         objects: the annotation, needed where it replaces predictions.
         """
         before = self.seconds["load"] + self.seconds["network"]
-        with self.timed("decode"):  # the family asks for the views one by one
+        with self.timed("decode"):  # `propose` makes the views, whose own times are subtracted below
             candidates = self.family.propose(self.views(image, objects), self.options)
         self.seconds["decode"] -= self.seconds["load"] + self.seconds["network"] - before
         with self.timed("nms"):
@@ -75,7 +75,8 @@ class Detector:
             ValueError: predictions are to be replaced, and there is no annotation.
         """
         if self.truth and objects is None:
-            raise ValueError(f"{', '.join(sorted(self.truth))} in place of predictions: needs the image's annotations")
+            names = ", ".join(sorted(self.truth))
+            raise ValueError(f"the annotation cannot replace {names}: the image has no annotation")
         with self.timed("load"):
             canvas, placement = self.place(image, scale)
         view = View(scale, placement, self.predict(canvas), self.truth, objects)
@@ -92,9 +93,9 @@ class Detector:
     @torch.inference_mode()
     def predict(self, canvas: np.ndarray):
         """Predictions of the last stack for a canvas (H, W, 3) and, with `mirror`, its mirror image: batch 1 or 2."""
-        views = [canvas, canvas[:, ::-1]] if self.options.mirror else [canvas]
+        both = [canvas, canvas[:, ::-1]] if self.options.mirror else [canvas]
         with self.timed("network"):
-            images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
+            images = torch.from_numpy(np.stack(both)).permute(0, 3, 1, 2)
             images = images.contiguous(memory_format=layout(self.options.channels_last)).to(self.device)
             with self.autocast():
                 return self.family.network(normalise(images))[-1]

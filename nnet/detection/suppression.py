@@ -24,9 +24,10 @@ class Found(NamedTuple):
 
 
 def suppress(candidates: Candidates, options: DetectionOptions) -> Found:
-    """Soft-NMS (or merging) per class, then the best `options.detections` over all classes, with ties at the last one.
+    """Soft-NMS (or merging) per class, then the best `options.detections` over all classes, and all that tie with the
+    last.
 
-    With `as_published`, the stale rows that the released suppression leaves behind its kept ones are kept too.
+    With `as_published`, the stale rows that the released code fails to remove are kept too.
     """
     rows, labels = suppression_rows(candidates)
     settings = {
@@ -49,7 +50,7 @@ def suppress(candidates: Candidates, options: DetectionOptions) -> Found:
 
 
 def suppression_rows(candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
-    """The candidates that are not rejected and finite, in the layout of external.soft_nms.
+    """The candidates that are finite and not rejected, in the layout of external.soft_nms.
 
     Returns:
         (n, 7) float32: x1, y1, x2, y2, score, top-left score, bottom-right score; and the labels (n,). Boxes that are

@@ -11,7 +11,7 @@ from models.anchors import AnchorOptions, AnchorPredictions, AnchorTerms, anchor
 from models.losses import LossOptions
 from nnet.families.base import Candidates, Family, View, candidates_from_cells, to_host
 from nnet.families.options import DetectionOptions
-from sample.batch import Batch
+from sample.dataset import Batch
 from sample.targets import PenaltyOptions
 
 

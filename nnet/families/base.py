@@ -18,7 +18,7 @@ from db import Objects
 from models.decode import Detections
 from nnet.families.options import DetectionOptions
 from nnet.families.placement import Placement, boxes_from_cells
-from sample.batch import Batch
+from sample.dataset import Batch
 
 REJECTED = -1  # score of a box that is not a detection
 
@@ -61,12 +61,15 @@ class Points(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """Which boxes a family kept and removed, and the keypoints that decided, for pictures."""
+    """Which boxes a family kept and removed, and the keypoints that decided, for pictures.
+
+    match: how a box was matched to a center (test.center_match).
+    """
 
     kept: Candidates
     removed: Candidates
     centers: Points
-    match: str  # test.center_match
+    match: str
 
 
 class Family(ABC):
@@ -75,7 +78,7 @@ class Family(ABC):
     Attributes:
         Options: frozen dataclass of the config's `model:` section. Its first field, `detector`, is the family's name.
         Terms: NamedTuple of the loss terms. The first, `loss`, is minimised. The names are those of the log.
-        truths: names of the predictions that the annotation can replace in analyses.
+        truths: names of the predictions that the annotation can replace (test.py --truth).
         network: maps images (B, 3, H, W) to predictions per stack, see KeypointNetwork.forward. It states `keypoints`,
             `stride`, `divisor` and `recomputed`.
         classes: number of classes.
@@ -120,7 +123,7 @@ class Family(ABC):
         raise ValueError(f"{', '.join(sorted(view.truth))} in place of predictions: the network does not predict them")
 
     def evidence(self, views: Iterator[View], options: DetectionOptions) -> Evidence | None:
-        """How the boxes of an image were chosen. None: without a test of their own."""
+        """How the boxes of an image were chosen. None: the family has no test that removes boxes."""
         return None
 
 

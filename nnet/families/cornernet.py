@@ -16,7 +16,7 @@ from nnet.families.base import REJECTED, Candidates, Family, Points, View, candi
 from nnet.families.ground_truth import MAPS, true_maps
 from nnet.families.options import DetectionOptions
 from nnet.families.placement import Placement, from_cells, to_canvas
-from sample.batch import Batch
+from sample.dataset import Batch
 from sample.targets import BatchObjects, Grid, PenaltyOptions, box_targets
 
 
@@ -66,7 +66,7 @@ class CornerNet(Family):
                 options.embedding_distance,
             )
         )
-        if "heatmaps" in view.truth:  # cells without a corner fill up the best cells, but make no boxes
+        if "heatmaps" in view.truth:  # the k best cells include cells of score 0, which are no corners
             without = (found.corner_scores == 0).any(-1)
             found = found._replace(scores=np.where(without, np.float32(REJECTED), found.scores))
         return candidates_from_cells(found, view.placement, options.outside)

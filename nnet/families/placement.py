@@ -22,9 +22,9 @@ class Placement(NamedTuple):
 
 
 def place_original(height: int, width: int, scale: float, stride: int, divisor: int = 128) -> Placement:
-    """Placement of an image at `scale` times its own resolution, centred on zeros.
+    """Placement of an image at `scale` times its own resolution, centred on a canvas of zeros.
 
-    Each side of the canvas is the next multiple of `divisor`, less one ("| 127" in the released code).
+    Each side of the canvas is the next multiple of `divisor`, a power of two, less one ("| 127" in the released code).
     """
     size = max(1, int(height * scale)), max(1, int(width * scale))
     canvas = tuple(n | (divisor - 1) for n in size)
@@ -35,7 +35,7 @@ def place_original(height: int, width: int, scale: float, stride: int, divisor: 
 def paste(image: np.ndarray, placement: Placement) -> np.ndarray:
     """The canvas of an image (H, W, 3) uint8, placed by place_original.
 
-    As in the released code, which halves sizes by integer division, an image as high (wide) as its canvas loses its
+    Sizes are halved by integer division, as in the released code. So an image as high (wide) as its canvas loses its
     last row (column).
     """
     height, width = placement.size

@@ -9,7 +9,7 @@ from db import AnnotationIndex, DataError
 from nnet.runtime.errors import RunError, stopping_reason
 from nnet.runtime.signals import Signals
 from nnet.training.step import NonFinite
-from sample.batch import Batch
+from sample.dataset import Batch
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from nnet.runtime import checkpoint
 from nnet.runtime.distributed import Group
 from nnet.runtime.precision import Precision, layout
 from nnet.training.options import TrainOptions
-from sample.batch import Batch
 from sample.colour import normalise
+from sample.dataset import Batch
 
 
 class Objective(NamedTuple):
@@ -56,7 +56,8 @@ class Update(NamedTuple):
 class NonFinite(Exception):
     """The loss or the gradient of an update is NaN or infinite. The update was not made.
 
-    terms: the loss terms that are not finite, or "gradient". image_ids: of the affected micro-batches of this process.
+    terms: the loss terms that are not finite; "gradient"; or, where the cause may be another process, "the loss or
+    gradient of a process". image_ids: of all images in the affected micro-batches of this process.
     """
 
     def __init__(self, terms: Sequence[str], image_ids: Sequence[int]):
@@ -68,7 +69,7 @@ class NonFinite(Exception):
         """What is not finite, with the paths of the images."""
         paths = [index.path(int(index.image_ids.searchsorted(i))) for i in self.image_ids[:5]]
         more = ", ..." if len(self.image_ids) > 5 else ""
-        return f"{self}, on {', '.join(paths)}{more}" if paths else str(self)  # another process names its own images
+        return f"{self}, on {', '.join(paths)}{more}" if paths else str(self)  # no image of this process is affected
 
 
 class UpdateStep:
@@ -91,7 +92,7 @@ class UpdateStep:
         precision = Precision(options.precision, group.device)
         self.network = network
         self.parallel = group.wrap(torch.compile(network) if options.compile else network)
-        # None leaves the choice to PyTorch, False would forbid the kernel that handles several tensors at once.
+        # None lets PyTorch choose. False would also disable its multi-tensor implementation.
         self.optimizer = torch.optim.Adam(network.parameters(), lr=options.lr, fused=options.fused_adam or None)
         self.scaler = precision.scaler
         self.objective = Objective(family, layout(options.channels_last), precision.autocast)
@@ -104,7 +105,7 @@ class UpdateStep:
         return {name: part.state_dict() for name, part in parts.items()}
 
     def load(self, state: Mapping[str, Any], path: Path) -> None:
-        """Continue from a state, whatever its options were. path: its checkpoint. Raises CheckpointError."""
+        """Continue from a state; its run may have had other options. path: its checkpoint. Raises CheckpointError."""
         checkpoint.load_weights(self.network, state["model"], path)
         for parameters in state["optimizer"]["param_groups"]:
             parameters["fused"] = self.optimizer.defaults["fused"]
@@ -119,17 +120,19 @@ class UpdateStep:
             parameters["lr"] = lr
 
     def __call__(self, batches: Sequence[Batch]) -> Update:
-        """One update from the mean gradient of all micro-batches, as if each had a device of its own.
+        """One update from the mean gradient of all micro-batches.
 
-        Each micro-batch has its own BatchNorm statistics and normalises its own loss. The running statistics of the
-        first one are kept.
+        Each micro-batch has its own BatchNorm statistics and normalises its own loss. Only the
+        first one of each process updates the running statistics; those of rank 0 are saved and tested. So one GPU
+        computes the same update as the released code on one GPU per micro-batch.
 
         Args:
             batches: micro-batches of this process, on its device.
 
         Raises:
-            NonFinite: the loss or the gradient of any process is not finite. Nothing has changed, running statistics
-                included.
+            NonFinite: the loss or the gradient of any process is not finite, except for a gradient that overflows in
+                float16: then the scaler skips the optimiser step and lowers its scale. Nothing has changed, running
+                statistics included.
         """
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -149,7 +152,7 @@ class UpdateStep:
             raise
         if failed:
             self._undo(buffers)
-            if self.scaler.is_enabled():  # ends the step with an unchanged scale, which is not the cause
+            if self.scaler.is_enabled():  # the scaler must finish its step; its scale is not the cause
                 self.scaler.update(self.scaler.get_scale())
             raise self._non_finite(terms, batches)
         self.scaler.step(self.optimizer)
@@ -160,7 +163,7 @@ class UpdateStep:
         """Add the gradient of micro-batch `number` of `count`. Returns its loss terms (terms, stacks)."""
         with ExitStack() as stack:
             if number > 0:
-                stack.enter_context(kept_statistics(self.network))
+                stack.enter_context(without_statistics_update(self.network))
             if self.group.size > 1 and number < count - 1:
                 stack.enter_context(self.parallel.no_sync())  # gradients are reduced once, with the last micro-batch
             terms = self.objective(self.parallel, batch)
@@ -179,19 +182,20 @@ class UpdateStep:
     def _non_finite(self, terms: Tensor, batches: Sequence[Batch]) -> NonFinite:
         """terms: (micro-batches, terms, stacks) of this process."""
         finite = terms.isfinite().all(-1).cpu()  # (micro-batches, terms)
-        if finite.all() and self.group.size > 1:  # the gradient is a mean over all: its origin is unknown here
+        if finite.all() and self.group.size > 1:  # the loss of another process, or the mean gradient
             return NonFinite(("the loss or gradient of a process",), ())
         names = self.objective.family.Terms._fields
         bad = [name for name, good in zip(names, finite.all(0).tolist(), strict=True) if not good]
         chosen = [b for b, good in zip(batches, finite.all(1).tolist(), strict=True) if not good] or batches
         ids = [i for batch in chosen for i in batch.image_ids.tolist()]
+        # The total is left out if a single term is to blame.
         return NonFinite([name for name in bad if name != names[0]] or bad or ["gradient"], ids)
 
 
 def synchronised(network: nn.Module, options: TrainOptions, micro_batches_per_update: int, group: Group) -> nn.Module:
     """The network with BatchNorm statistics over all processes. Raises DataError where that is impossible."""
     if group.device.type != "cuda":
-        raise DataError("train.sync_batch_norm needs CUDA: PyTorch has it for GPUs alone")
+        raise DataError("train.sync_batch_norm needs CUDA: PyTorch implements it for GPUs only")
     if micro_batches_per_update % group.size or options.checkpointing:
         raise DataError(
             "train.sync_batch_norm needs the same number of micro-batches on each process, and no train.checkpointing"
@@ -205,7 +209,7 @@ def batch_norms(network: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def kept_statistics(network: nn.Module) -> Iterator[None]:
+def without_statistics_update(network: nn.Module) -> Iterator[None]:
     """Within the block, BatchNorm normalises by its batch as in training, but keeps its running statistics."""
     layers = [layer for layer in batch_norms(network) if layer.track_running_stats]
     for layer in layers:
@@ -230,15 +234,16 @@ def checkpoint_activations(network: nn.Module, kinds: tuple[type, ...]) -> None:
 def _checkpointed(block: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     options = {"use_reentrant": False, "preserve_rng_state": False}  # nothing in these networks is random
     if not torch.compiler.is_compiling():  # torch.compile itself excludes running statistics from the recomputation
-        options["context_fn"] = lambda: (nullcontext(), _frozen_statistics(block))
+        options["context_fn"] = lambda: (nullcontext(), _with_zero_momentum(block))
     return recompute(forward, x, **options)
 
 
 @contextmanager
-def _frozen_statistics(network: nn.Module) -> Iterator[None]:
-    """As `kept_statistics`, but BatchNorm still receives its running statistics, with a momentum of 0.
+def _with_zero_momentum(network: nn.Module) -> Iterator[None]:
+    """As `without_statistics_update`, but BatchNorm still receives its running statistics, with a momentum of 0.
 
-    A recomputation must save as many tensors for the backward pass as the first computation, and these are among them.
+    A recomputation must save as many tensors for the backward pass as the first computation, and the running statistics
+    are among them.
     """
     layers = batch_norms(network)
     before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
@@ -252,6 +257,6 @@ def _frozen_statistics(network: nn.Module) -> Iterator[None]:
 
 
 def learning_rate(iteration: int, options: TrainOptions) -> float:
-    """Learning rate of the update that follows `iteration` finished ones."""
+    """Learning rate of the next update, after `iteration` finished iterations."""
     rate = options.lr * options.lr_factor ** sum(iteration >= drop for drop in options.lr_drops)
     return rate * min(1.0, (iteration + 1) / options.warmup) if options.warmup else rate

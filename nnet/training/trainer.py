@@ -19,7 +19,7 @@ from nnet.training.options import TrainOptions
 from nnet.training.start import Start, random_state, restore_random_state
 from nnet.training.step import NonFinite, UpdateStep, learning_rate
 from nnet.training.validation import Validation
-from sample.batch import Batch
+from sample.dataset import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +61,17 @@ class Trainer:
         return Guard(self)
 
     def validate_on(self, index: AnnotationIndex, detector: Detector, batch: int) -> None:
-        """Set the validation split, the detector of the network, and the number of images at a time of the loss."""
+        """Set the validation split and the detector of the network.
+
+        batch: images per batch when the validation loss is measured.
+        """
         objective, images = self.update.objective, self.options.validate_images
         log = self.folder.log
         self.validation = Validation(index, detector, objective, images, batch, self.group, log, self.signals)
 
     def load_batches(self, loader: Iterable[Batch], count: int) -> None:
-        """Start the workers. A resumed run then restores its random state, and makes a validation that is missing.
+        """Start the workers. A resumed run then restores its random state, and repeats a validation that was due but
+        not logged.
 
         count: number of micro-batches per iteration.
         """
@@ -76,8 +80,9 @@ class Trainer:
         self.signals.watch_workers()
         if self.start.random:
             restore_random_state(self.start.random)  # starting the workers has drawn from it
-            self.save()  # if the checkpoint is of another folder
+            self.save()  # writes if this folder lacks the checkpoint, as after --resume PATH from another folder
             due = self.due(self.options.validate_every), self.due(self.options.ap_every)
+            # Only rank 0 has the log, so it decides what is missing, and the sum tells the others.
             missing = [
                 self.group.first and self.iteration not in self.folder.log.logged(k) for k in ("val_loss", "val_AP")
             ]
@@ -94,7 +99,8 @@ class Trainer:
     def asked_to_stop(self) -> bool:
         """Whether a signal asked any process to stop. All processes agree on it before each step.
 
-        Here a process that has died or hangs is noticed. Raises RunError where too many images cannot be read.
+        This exchange also detects a process that has died or hangs. Raises RunError where too many images cannot be
+        read.
         """
         counts = self.signals.stop is not None, self.unreadable.seen, self.unreadable.failures
         stop, seen, failures = self.group.sum_counts(*counts)
@@ -103,7 +109,8 @@ class Trainer:
         return stop > 0
 
     def step(self, micro_batches: Sequence[Batch]) -> None:
-        """Make the next update. One that is not finite is skipped, or ends the run with RunError (train.nan)."""
+        """Make the next update. With a non-finite loss or gradient, it is skipped or ends the run by RunError
+        (train.nan)."""
         self.lr = learning_rate(self.iteration, self.options)
         self.update.set_learning_rate(self.lr)
         try:
@@ -114,14 +121,15 @@ class Trainer:
         self.iteration += 1
 
     def log(self) -> None:
-        """Advance the progress bar, and log a row if one is due."""
+        """Advance the progress bar and the profiler, and log a row if one is due."""
         self.folder.log.step()
         self.folder.trace.step()
         if self.iteration % self.options.log_every == 0 or self.iteration == self.options.iterations:
             self.window.log_to(self.folder.log, self.iteration, self.lr)
 
     def save_if_due(self) -> None:
-        """Save if a checkpoint is due, before the validation: that may take longer than a cluster waits."""
+        """Save if a checkpoint is due, before the validation, which may take longer than a cluster waits to kill a
+        job."""
         with self.window.paused():
             at_end = self.iteration == self.options.iterations
             if at_end or self.due(self.options.snapshot_every) or self.due(self.options.ap_every):
@@ -133,7 +141,8 @@ class Trainer:
             self.validate(self.due(self.options.validate_every), self.due(self.options.ap_every))
 
     def due(self, every: int) -> bool:
-        """Whether something that happens every `every` iterations (0: never) is due, also at the end of a long run."""
+        """Whether something that happens every `every` iterations (0: never) is due; also at the last iteration of a
+        run that is longer than `every`."""
         end = self.options.iterations
         return every > 0 and (self.iteration % every == 0 or self.iteration == end > every)
 
@@ -149,7 +158,8 @@ class Trainer:
     def save(self, wait: bool = True) -> None:
         """Save the state, unless it is saved already. A full disk is reported; training continues.
 
-        wait: whether the other processes wait for the end, which may take longer than they wait for a step.
+        wait: whether the other processes wait until the file is written, which may take longer than the timeout of a
+        step.
         """
         if self.group.first and self.iteration > self.folder.snapshots.saved:
             self.folder.save(self.state(), self.group.report_progress)
@@ -162,13 +172,13 @@ class Trainer:
             self.validation.loss(self.iteration)
         if precision and (figures := self.validation.precision()):
             self.folder.keep_best(self.iteration, figures["AP"] or 0.0)
-            # Logged last: a run that is killed before this measures again.
+            # Logged last, so that a run killed before this repeats the validation when it is resumed.
             self.folder.log.row(self.iteration, **{f"val_{name}": value for name, value in figures.items()})
             shown = ", ".join(f"{name} {figures[name] or 0.0:.3f}" for name in ("AP", "AP50"))
             logger.info("iteration %d: validation %s", self.iteration, shown)
 
     def saved(self) -> str:
-        """What a run that ends early leaves, for messages."""
+        """Text for messages: which state is saved."""
         saved = self.folder.snapshots.saved
         return f"the state after iteration {saved} is saved: --resume goes on from it" if saved else "nothing is saved"
 

@@ -18,8 +18,7 @@ from nnet.training.faults import UnreadableCount
 from nnet.training.metrics import MetricsLog, NoLog
 from nnet.training.monitoring import draw_predictions
 from nnet.training.step import Objective
-from sample.batch import Batch
-from sample.dataset import TrainingSet
+from sample.dataset import Batch, TrainingSet
 from sample.loader import make_loader
 from sample.order import validation_batches
 

@@ -25,10 +25,10 @@ from models.hourglass import HourglassOptions
 FOLDER = Path(configs.__file__).parent
 # By name, since a user may keep other files in the folder.
 EXPERIMENTS = """
-    bccd coco2014 coco_tiny_ceiling coco_tiny_overfit toy toy_centernet
+    bccd coco2014 coco_tiny_ceiling coco_tiny_overfit toy toy_centernet toy_squeeze
     cornernet_hg104 cornernet_hg104_multiscale cornernet_hg52 cornernet_hg52_multiscale
     cornernet_hg104_ablation cornernet_hg104_fixed_radius cornernet_hg104_no_penalty_reduction
-    cornernet_hg104_no_pooling fpn_corners hourglass_anchors
+    cornernet_hg104_no_pooling fpn_corners hourglass_anchors cornernet_squeeze
     centernet_hg104 centernet_hg104_multiscale centernet_hg52 centernet_hg52_multiscale
     centernet_hg52_corners centernet_hg52_cascade centernet_hg52_regions centernet_hg52_regions_pooling
 """.split()

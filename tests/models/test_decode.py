@@ -162,7 +162,7 @@ def test_keypoints_by_loops(shape, kind, k, kernel, cached, channels_last, seed)
     given = scores.contiguous(memory_format=torch.channels_last) if channels_last else scores
     before = given.clone()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decode, "CACHED", cached)
+        patch.setattr(decode, "CELLS_IN_CACHE", cached)
         found = top_keypoints(given, k, kernel)
     assert torch.equal(given, before)
     for image in range(shape[0]):

@@ -10,8 +10,7 @@ import torch
 
 from db import AnnotationIndex, load_index, read_image
 from sample.augment import AugmentOptions, Crop, Mirror, RandomCrop, Sample
-from sample.batch import Batch
-from sample.dataset import TrainingSet
+from sample.dataset import Batch, TrainingSet
 from sample.loader import make_loader
 from sample.order import MicroBatches
 

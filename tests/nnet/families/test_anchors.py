@@ -14,8 +14,8 @@ from nnet.runtime.distributed import Group
 from nnet.runtime.precision import Precision, layout
 from nnet.training.options import TrainOptions
 from nnet.training.step import NonFinite, Objective, UpdateStep, checkpoint_activations
-from sample.batch import Batch
 from sample.colour import normalise
+from sample.dataset import Batch
 from sample.targets import BatchObjects
 from tests.builders import small_family
 

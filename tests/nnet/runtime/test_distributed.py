@@ -9,7 +9,7 @@ from db import DataError
 from nnet.runtime.distributed import Group
 from nnet.training.options import TrainOptions
 from nnet.training.step import UpdateStep
-from sample.batch import Batch
+from sample.dataset import Batch
 from sample.targets import BatchObjects
 from tests.builders import small_family
 from tests.processes import SECONDS, start_ranks

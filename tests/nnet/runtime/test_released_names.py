@@ -9,7 +9,7 @@ from tests.builders import small_network
 
 
 def released_names(network):
-    """Pairs of the name here and the released name of a network's parameters. The goldens check the renaming as a whole."""
+    """Pairs of the name here and the released name of each parameter. The goldens check the renaming as a whole."""
     table = {
         "backbone.stem": "pre", "backbone.features": "cnvs", "backbone.from_input": "inters_",
         "backbone.from_features": "cnvs_", "backbone.merge": "inters",

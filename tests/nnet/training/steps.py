@@ -14,8 +14,8 @@ import torch
 from nnet.runtime.distributed import Group
 from nnet.training.options import TrainOptions
 from nnet.training.step import UpdateStep
-from sample.batch import Batch
 from sample.colour import ColourDraw
+from sample.dataset import Batch
 from tests.builders import make_batch, small_family
 
 COMPILER = any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))

@@ -1,10 +1,10 @@
 """The options of precision, speed and memory, each compared with float32 on a small network.
 
-The gradient of a network with ReLU is not continuous. A rounding error of relative size e changes the sign of about that
-fraction of the units. The gradient through those is wrong altogether, so the whole gradient is off by about sqrt(e) per
-layer. Even float32 is off by up to 1e-3 when the order of its sums changes. So each half precision has two tolerances: a
-loose one for the network as it is, and one of the order of e for a network with SiLU in place of ReLU and without corner
-pooling, whose maximum may move too. docs/performance.md lists the tolerances with what was measured.
+The gradient of a network with ReLU is not continuous. A rounding error of relative size e changes the sign of about
+that fraction of the units. The gradient through those is wrong altogether, so the whole gradient is off by about
+sqrt(e) per layer. Even float32 is off by up to 1e-3 when the order of its sums changes. So each half precision has two
+tolerances: a loose one for the network as it is, and one of the order of e for a network with SiLU in place of ReLU and
+without corner pooling, whose maximum may move too. docs/performance.md lists the tolerances with what was measured.
 """
 
 import copy
@@ -15,7 +15,7 @@ from torch import nn
 
 from models.keypoints import KeypointMaps
 from nnet.runtime import checkpoint
-from nnet.training.step import Objective, kept_statistics
+from nnet.training.step import Objective, without_statistics_update
 from tests.builders import small_family
 from tests.nnet.training.steps import (
     NETWORK,
@@ -163,11 +163,11 @@ def test_checkpointing(precision, count):
     assert set(tracked.values()) == {1}
 
 
-def test_checkpointing_under_kept_statistics():
+def test_checkpointing_under_without_statistics_update():
     networks = [stepper(checkpointing=c).network.train() for c in (True, False)]
     objective, before = Objective(small_family(**NETWORK)), copy.deepcopy(networks[0].state_dict())
     for network in networks:
-        with kept_statistics(network):
+        with without_statistics_update(network):
             objective(network, coloured(2, 5, 0)).loss.mean().backward()
     for one, other in zip(*(network.parameters() for network in networks), strict=True):
         assert torch.equal(one.grad, other.grad)

@@ -8,7 +8,7 @@ import torch
 from db import DataError
 from nnet.runtime.distributed import Group
 from nnet.training.options import TrainOptions
-from nnet.training.step import NonFinite, Objective, kept_statistics, learning_rate, synchronised
+from nnet.training.step import NonFinite, Objective, learning_rate, synchronised, without_statistics_update
 from tests.builders import make_batch, small_family
 from tests.nnet.training.steps import CPU, assert_untouched, batches, coloured, state_of, stepper
 
@@ -44,10 +44,10 @@ def test_gradients_are_the_mean_over_micro_batches_and_statistics_those_of_the_f
         assert torch.equal(value, dict(separate[0].named_buffers())[name]), name
 
 
-def test_kept_statistics_still_normalises_by_the_make_batch():
+def test_without_statistics_update_still_normalises_by_the_make_batch():
     layer = torch.nn.BatchNorm2d(2).train()
     x = torch.randn(4, 2, 3, 3) * 5 + 7
-    with kept_statistics(layer):
+    with without_statistics_update(layer):
         y = layer(x)
     assert y.mean().abs() < 1e-5 and torch.equal(layer.running_mean, torch.zeros(2))
     layer(x)

@@ -406,9 +406,8 @@ def test_a_stopped_run(make_trainer, logged, number, code):
     trainer.signals.stop = number
     assert trainer.finish() == code
     (message,) = logged
-    assert message == (
-        f"stopped by signal {code - 128} after iteration 6: the state after iteration 6 is saved: --resume goes on from it"
-    )
+    saved = "the state after iteration 6 is saved: --resume goes on from it"
+    assert message == f"stopped by signal {code - 128} after iteration 6: {saved}"
 
 
 def test_a_state_that_could_not_be_saved_is_an_error_of_the_first_process(make_trainer, logged):
