@@ -47,7 +47,7 @@ def test_the_readme_is_short(repository):
 
 def test_the_reading_order_is_as_long_as_stated(repository):
     text = (repository / "README.md").read_text()
-    lists = re.findall(r"(\d+) files, ([\d,]+) lines\.\n\n((?:\d+\. .*\n)+)", text)
+    lists = re.findall(r"(\d+) files, ([\d,]+) lines\.\n\n((?:(?:\d+\.| ) .*\n)+)", text)
     assert len(lists) == 2  # training and testing
     for files, lines, entries in lists:
         paths = re.findall(r"^\d+\. \[([^\]]+)\]", entries, re.MULTILINE)
