@@ -22,6 +22,9 @@ VIDEOS = frozenset(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .flv .mts .m2
 LISTS = frozenset((".txt", ".lst"))
 READERS = 2  # threads that decode pictures
 
+# No messages of the decoders on the console. OpenCV reads this once, when the first video is opened or written.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -194,8 +197,7 @@ def read_video(source: Source, skipped: Callable[[str], None]) -> Iterator[Frame
 
 @contextmanager
 def opened(source: Source) -> Iterator[cv2.VideoCapture]:
-    """A video or camera, opened without the messages of the decoders on the console."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    """A video or camera, opened without messages on the console if that is impossible."""
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:

@@ -101,12 +101,13 @@ def _draw_label(
     """
     height, width = picture.shape[:2]
     scale = fitting_scale(text, max(0.4, 0.4 * max(height, width) / 640), width - 6)
-    text_width, text_height = text_size(text, scale)
+    thickness = max(1, round(scale))
+    text_width, text_height = text_size(text, scale, thickness)
     left, top, right, bottom = _label_area(box, text_width + 6, text_height + 8, (height, width), occupied)
     cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), colour, cv2.FILLED)
     brightness = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2]
     ink = BLACK if brightness > 110 else WHITE
-    cv2.putText(picture, text, (left + 3, top + text_height + 3), FONT, scale, ink, max(1, round(scale)), cv2.LINE_AA)
+    cv2.putText(picture, text, (left + 3, top + text_height + 3), FONT, scale, ink, thickness, cv2.LINE_AA)
     return left, top, right, bottom
 
 
