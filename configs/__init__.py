@@ -17,7 +17,7 @@ from typing import Any
 
 from configs.checking import check
 from configs.printing import describe, dump, to_dict
-from configs.reading import ConfigError, read, split_overrides, value_words
+from configs.reading import ConfigError, merge, read, split_overrides, value_words
 from configs.schema import Config
 from nnet.runtime.upgrading import upgrade
 
@@ -30,11 +30,12 @@ def load(path: str | PathLike[str] | None, overrides: Sequence[str] = ()) -> Con
     return check(values, origins, "defaults" if path is None else str(path))
 
 
-def from_dict(values: dict[str, Any], source: str = "config") -> Config:
+def from_dict(values: dict[str, Any], source: str = "config", overrides: Sequence[str] = ()) -> Config:
     """The Config of what `to_dict` gave, in this version or an older one. Options that it lacks take their defaults.
 
-    source: the place that messages name.
+    source: the place that messages name. overrides: `key.sub=value`, with values in YAML.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: expected a mapping of options, got {value_words(values)}")
-    return check(upgrade(values), {}, source)
+    given, origins = read(None, overrides)
+    return check(merge(upgrade(values), given, Config), origins, source)

@@ -1,15 +1,17 @@
 """Annotated images on disk and their metrics: read index, coco, formats, splits, images, results, evaluation, toy."""
 
 from .coco import load_index
+from .coco_categories import COCO_CATEGORIES
 from .errors import DataError
 from .evaluation import FIGURES, Evaluation, evaluate, false_discovery
 from .formats import READERS
 from .images import UnreadableImage, read_image
 from .index import AnnotationIndex, Objects
-from .results import results_name, submission_note, to_results, write_results
+from .results import coco_results, results_name, submission_note, to_results, write_results
 from .splits import DataOptions, Split, load_split, split_files
 
 __all__ = [
+    "COCO_CATEGORIES",
     "FIGURES",
     "READERS",
     "AnnotationIndex",
@@ -19,6 +21,7 @@ __all__ = [
     "Objects",
     "Split",
     "UnreadableImage",
+    "coco_results",
     "evaluate",
     "false_discovery",
     "load_index",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,26 @@ def to_results(
         boxes: (n, 4) float x1, y1, x2, y2 in pixels of the image.
         scores: (n,) float.
         labels: (n,) 0 to C - 1.
+        decimals: as in coco_results.
+    """
+    return coco_results(int(index.image_ids[i]), index.category_ids, boxes, scores, labels, decimals)
+
+
+def coco_results(
+    image_id: int,
+    category_ids: Sequence[int],
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    decimals: int | None,
+) -> list[dict]:
+    """Detections of an image as COCO results, in the order given.
+
+    Args:
+        category_ids: of the C classes.
+        boxes: (n, 4) float x1, y1, x2, y2 in pixels of the image.
+        scores: (n,) float.
+        labels: (n,) 0 to C - 1.
         decimals: number of decimals that coordinates and scores are rounded to; None keeps full precision. The released
             code takes 2. It rounds x1, y1 and the differences x2 - x1, y2 - y1, which it computes in float32; x2 and y2
             are not rounded before the subtraction.
@@ -32,9 +53,8 @@ def to_results(
     if decimals is not None:
         # Python's round gives the nearest decimal, as formatting with "%.2f" does; numpy's may not
         values = [[round(value, decimals) for value in row] for row in values]
-    image_id, category_ids = int(index.image_ids[i]), [int(category) for category in index.category_ids]
     return [
-        {"image_id": image_id, "category_id": category_ids[int(label)], "bbox": row[:4], "score": row[4]}
+        {"image_id": image_id, "category_id": int(category_ids[int(label)]), "bbox": row[:4], "score": row[4]}
         for row, label in zip(values, np.asarray(labels).tolist(), strict=True)
     ]
 

@@ -1,4 +1,4 @@
-"""What several test modules build: small networks, random batches, changed copies of the toy data, harmful pickles."""
+"""What several test modules build: small networks and checkpoints, random batches, toy data, harmful pickles."""
 
 import json
 import os
@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
+import configs
 from models.hourglass import HourglassOptions
 from models.losses import LossOptions
 from nnet.families import FAMILIES, Family, ModelOptions, build_family
+from nnet.runtime import checkpoint
 from sample.colour import ColourDraw
 from sample.dataset import Batch, Unreadable
 from sample.targets import BatchObjects, PenaltyOptions
@@ -91,6 +93,22 @@ def changed_toy(toy: Path, parent: Path, change: Callable[[dict, Path], dict | s
     content = change(content, folder) or content
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return folder
+
+
+def save_detector(path: Path, config: configs.Config, categories: list[list], seed: int = 0) -> None:
+    """Save a network as train.py does: with its config and the ids and names of its categories.
+
+    Its weights are random, such that it finds objects anywhere in an image.
+    """
+    torch.manual_seed(seed)
+    family = build_family(len(categories[0]), config.model, config.penalty, config.loss)
+    for parameter in family.network.parameters():
+        if parameter.dim() == 4:
+            torch.nn.init.kaiming_normal_(parameter)
+            if parameter.shape[-1] == 1:  # those of the heads are among them
+                parameter.data *= 0.1
+    state = {"model": family.network.state_dict(), "config": configs.to_dict(config), "categories": categories}
+    checkpoint.save(path, state)
 
 
 class CommandWhenUnpickled:

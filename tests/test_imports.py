@@ -16,7 +16,8 @@ ALLOWED = {
     "configs": {"db", "sample", "models", "nnet"},
     "nnet": {"db", "sample", "models", "external"},
 }
-ENTRY_POINTS = {"nnet/analysis/tables.py"}  # run by `python -m`, so it reads configs
+# Read configs: run by `python -m`; load a checkpoint with the config that it holds, for Python callers
+ENTRY_POINTS = {"nnet/analysis/tables.py", "nnet/api.py"}
 
 
 def imported(path: Path) -> set[str]:

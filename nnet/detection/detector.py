@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from nnet.families.options import DetectionOptions
 from nnet.families.placement import Placement, fit, paste, place_original, scores_on_image
 from nnet.runtime.precision import Precision, layout
 from sample.colour import normalise
+from sample.geometry import Size
 
 
 class Detector:
@@ -63,6 +65,36 @@ class Detector:
         with self.timed("nms"):
             return suppress(candidates, self.options)
 
+    def batch(self, images: Sequence[np.ndarray]) -> list[Found]:
+        """Detections of several images, each (H, W, 3) uint8 BGR, which pass the network together.
+
+        They equal those of single images up to rounding. Raises ValueError if their `canvas_sizes` differ.
+        """
+        if len(images) == 1:
+            return [self(images[0])]
+        if len({self.canvas_sizes(*image.shape[:2]) for image in images}) > 1:
+            raise ValueError("images of a batch must have canvases of one size")
+        views: list[list[View]] = [[] for _ in images]
+        for scale in self.options.scales:
+            with self.timed("load"):
+                placed = [self.place(image, scale) for image in images]
+            maps = self.predict(*(canvas for canvas, _ in placed))
+            rows = 2 if self.options.mirror else 1  # of the batch, per image
+            for i, (_, placement) in enumerate(placed):
+                views[i].append(View(scale, placement, select(maps, slice(i * rows, (i + 1) * rows))))
+        with self.timed("decode"):
+            candidates = [self.family.propose(iter(own), self.options) for own in views]
+        with self.timed("nms"):
+            return [suppress(own, self.options) for own in candidates]
+
+    def canvas_sizes(self, height: int, width: int) -> tuple[Size, ...]:
+        """Sizes, at each scale, of the canvases of an image of this size."""
+        if self.options.resize == "fit":
+            return ()  # those of all images are equal
+        network = self.family.network
+        scales = self.options.scales
+        return tuple(place_original(height, width, s, network.stride, network.divisor).canvas for s in scales)
+
     def views(self, image: np.ndarray, objects: Objects | None = None) -> Iterator[View]:
         """What the network predicts for the image at each scale of the options."""
         for scale in self.options.scales:
@@ -91,11 +123,15 @@ class Detector:
         return fit(image, tuple(max(1, round(n * scale)) for n in self.input_size), network.stride)
 
     @torch.inference_mode()
-    def predict(self, canvas: np.ndarray):
-        """Predictions of the last stack for a canvas (H, W, 3) and, with `mirror`, its mirror image: batch 1 or 2."""
-        both = [canvas, canvas[:, ::-1]] if self.options.mirror else [canvas]
+    def predict(self, *canvases: np.ndarray) -> Any:
+        """Predictions of the last stack for n canvases (H, W, 3).
+
+        With `mirror`, each canvas is followed by its mirror image: a batch of 2 * n.
+        """
+        mirror = self.options.mirror
+        views = [view for canvas in canvases for view in ([canvas, canvas[:, ::-1]] if mirror else [canvas])]
         with self.timed("network"):
-            images = torch.from_numpy(np.stack(both)).permute(0, 3, 1, 2)
+            images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
             images = images.contiguous(memory_format=layout(self.options.channels_last)).to(self.device)
             with self.autocast():
                 return self.family.network(normalise(images))[-1]
@@ -120,3 +156,14 @@ class Detector:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.seconds[part] += time.perf_counter() - begun
+
+
+def select(maps: Any, rows: slice) -> Any:
+    """These rows of a batch of predictions: tensors, or None, in dicts, lists and named tuples."""
+    if isinstance(maps, dict):
+        return {name: select(part, rows) for name, part in maps.items()}
+    if isinstance(maps, tuple):
+        return type(maps)(*(select(part, rows) for part in maps))
+    if isinstance(maps, list):
+        return [select(part, rows) for part in maps]
+    return None if maps is None else maps[rows]

@@ -1,7 +1,8 @@
 """Boxes and detections, drawn on images.
 
 Images are uint8 BGR (H, W, 3). Boxes are (N, 4) x1, y1, x2, y2 in pixels of the image that is passed in; they may reach
-outside it. No function changes its arguments. Small images are enlarged, so that text is legible.
+outside it. No function changes its arguments. Small images are enlarged, so that text is legible, except with
+enlarge=False.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def draw_detections(
     labels: np.ndarray,
     names: Sequence[str] | Mapping[int, str],
     threshold: float = 0.3,
+    enlarge: bool = True,
 ) -> np.ndarray:
     """Draw the detections with a score of at least `threshold`, with class name and score, the best on top.
 
@@ -47,18 +49,22 @@ def draw_detections(
         scores: (N,).
         labels: (N,) int, indices or keys of `names`.
 
+        enlarge: whether a small image is enlarged.
+
     Returns:
-        A new image, enlarged if `image` is small.
+        A new image.
     """
     scores = np.asarray(scores, dtype=np.float64)
     order = [i for i in np.argsort(scores, kind="stable") if scores[i] >= threshold]
     classes = [int(labels[i]) for i in order]
     texts = [f"{names[label]} {scores[i]:.2f}" for i, label in zip(order, classes, strict=True)]
     shown = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)[order]
-    return draw_boxes(image, shown, texts, [class_colour(label) for label in classes])
+    return draw_boxes(image, shown, texts, [class_colour(label) for label in classes], enlarge)
 
 
-def draw_boxes(image: np.ndarray, boxes: np.ndarray, texts: Sequence[str], colours: Sequence[Colour]) -> np.ndarray:
+def draw_boxes(
+    image: np.ndarray, boxes: np.ndarray, texts: Sequence[str], colours: Sequence[Colour], enlarge: bool = True
+) -> np.ndarray:
     """Draw boxes, later ones on top, each with a text as its label.
 
     Args:
@@ -66,14 +72,15 @@ def draw_boxes(image: np.ndarray, boxes: np.ndarray, texts: Sequence[str], colou
         boxes: (N, 4).
         texts: N labels; a box with the text "" has none.
         colours: N colours.
+        enlarge: whether a small image is enlarged.
 
     Returns:
-        A new image, enlarged if `image` is small.
+        A new image.
     """
-    picture = enlarged(image)
+    picture = enlarged(image) if enlarge else image.copy()
     height, width = picture.shape[:2]
     thickness = max(1, round(max(height, width) / 400))
-    corners = enlarged_coordinates(boxes, enlargement(image), columns=4)
+    corners = enlarged_coordinates(boxes, enlargement(image) if enlarge else 1.0, columns=4)
     corners = np.clip(corners, 0, [width - 1, height - 1, width - 1, height - 1]).round().astype(int).tolist()
     for (x1, y1, x2, y2), colour in zip(corners, colours, strict=True):
         for ink, line in ((BLACK, thickness + 2), (colour, thickness)):  # a dark rim stands out on any background
@@ -94,12 +101,13 @@ def _draw_label(
     """
     height, width = picture.shape[:2]
     scale = fitting_scale(text, max(0.4, 0.4 * max(height, width) / 640), width - 6)
-    text_width, text_height = text_size(text, scale)
+    thickness = max(1, round(scale))
+    text_width, text_height = text_size(text, scale, thickness)
     left, top, right, bottom = _label_area(box, text_width + 6, text_height + 8, (height, width), occupied)
     cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), colour, cv2.FILLED)
     brightness = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2]
     ink = BLACK if brightness > 110 else WHITE
-    cv2.putText(picture, text, (left + 3, top + text_height + 3), FONT, scale, ink, 1, cv2.LINE_AA)
+    cv2.putText(picture, text, (left + 3, top + text_height + 3), FONT, scale, ink, thickness, cv2.LINE_AA)
     return left, top, right, bottom
 
 

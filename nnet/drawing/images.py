@@ -70,9 +70,9 @@ def _title_bar(title: str, width: int, scale: float) -> np.ndarray:
     return bar
 
 
-def text_size(text: str, scale: float) -> tuple[int, int]:
+def text_size(text: str, scale: float, thickness: int = 1) -> tuple[int, int]:
     """Width and height in pixels of the text above its baseline."""
-    (width, height), _ = cv2.getTextSize(text, FONT, scale, 1)
+    (width, height), _ = cv2.getTextSize(text, FONT, scale, thickness)
     return width, height
 
 

@@ -1,0 +1,188 @@
+"""Find objects in pictures and videos:
+
+python detect.py [CONFIG] --checkpoint PATH SOURCE ... [--output DIR] [--threshold 0.3] [--batch N] [--heatmaps]
+    [--crops] [--no-pictures] [key.sub=value ...]
+
+SOURCE: a picture, a video, a folder (searched recursively), a glob pattern, a text file (.txt, .lst) with a path per
+line, or the number of a camera, which is recorded until Ctrl-C. CONFIG may be left out for checkpoints of train.py.
+
+Writes to DIR (runs/detect by default): pictures/ with boxes, detections.jsonl with an object per line, results.json in
+COCO's result format, and where asked for heatmaps/ and crops/. Exit codes: 0 done, 1 something could not be read (the
+rest is done) or a fault ended the run, 2 bad input.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import configs
+from db import write_results
+from nnet.api import THRESHOLD, DetectedObjects, ImageDetector, load_detector
+from nnet.detection.sources import Frame, Source, count_frames, find_sources, read_sources
+from nnet.drawing.output import Output
+from nnet.runtime.background import WriteBehind
+from nnet.runtime.console import progress_bar
+from nnet.runtime.devices import set_up_backends
+from nnet.runtime.errors import exit_code
+from nnet.runtime.files import make_folder
+
+
+def detect(detector: ImageDetector, sources: Sequence[Source], args: argparse.Namespace) -> int:
+    """Detect in all sources, beside reading and writing. Returns the exit code."""
+    skipped: list[str] = []
+
+    def skip(message: str) -> None:
+        skipped.append(message)
+        tqdm.write(f"skipped {message}", file=sys.stderr)
+
+    frames_done, begun = 0, time.perf_counter()
+    output, records = Output(args.output), Records(args.output)
+    with (
+        closing(records),
+        closing(output),
+        WriteBehind() as behind,
+        progress_bar(desc="detecting", unit="image", total=count_frames(sources)) as bar,
+        closing(read_sources(sources, skip)) as frames,
+        until_interrupted(sources),
+    ):
+        for batch in batches(frames, detector, args.batch):
+            for frame, found in zip(batch, detector.detect([f.image for f in batch], args.threshold), strict=True):
+                records.add(frame, found)
+                if args.pictures:
+                    behind(output.draw, frame, found)
+                if args.heatmaps:
+                    behind(output.draw_heatmaps, frame, found, detector.heatmaps(frame.image))
+                if args.crops:
+                    behind(output.cut, frame, found)
+                frames_done += 1
+                bar.set_postfix(objects=f"{len(records.results):,}", refresh=False)
+                bar.update()
+    seconds = time.perf_counter() - begun
+    share = detector.detector.seconds["network"] / seconds
+    print(
+        f"{len(records.results):,} objects in {frames_done:,} images; {seconds:.1f} s, {frames_done / seconds:.1f} "
+        f"images/s, {share:.0%} of the time in the network; results in {args.output}"
+    )
+    return 1 if skipped else 0
+
+
+def batches(frames: Iterable[Frame], detector: ImageDetector, size: int) -> Iterator[list[Frame]]:
+    """Up to `size` consecutive frames whose canvases have one size."""
+    batch: list[Frame] = []
+    for frame in frames:
+        sizes = [detector.detector.canvas_sizes(*one.image.shape[:2]) for one in (*batch[:1], frame)]
+        if batch and sizes[0] != sizes[1]:
+            yield batch
+            batch = []
+        batch.append(frame)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+@contextmanager
+def until_interrupted(sources: Sequence[Source]) -> Iterator[None]:
+    """Ctrl-C is the regular end of a camera."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not any(source.kind == "camera" for source in sources):
+            raise
+
+
+class Records:
+    """Writes the objects to detections.jsonl as they are found, and to results.json when it is closed.
+
+    In results.json, image_id counts the images (and frames) from 1 on, in the order in which they were read.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.lines = open(folder / "detections.jsonl", "w", encoding="utf-8")
+        self.results: list[dict[str, Any]] = []
+        self.images = 0
+
+    def add(self, frame: Frame, found: DetectedObjects) -> None:
+        self.images += 1
+        where = {"file_name": frame.source.path} | ({} if frame.rate is None else {"frame": frame.number})
+        for name, result in zip(found.names, found.to_coco(self.images), strict=True):
+            box = dict(zip(("x", "y", "width", "height"), result["bbox"], strict=True))
+            row = {"class": name, "category_id": result["category_id"], "score": result["score"], **box}
+            self.lines.write(json.dumps(where | row, ensure_ascii=False) + "\n")
+            self.results.append(result | where | {"category_name": name})
+        self.lines.flush()
+
+    def close(self) -> None:
+        self.lines.close()
+        write_results(self.folder / "results.json", self.results)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Find objects in pictures and videos.", epilog="Options: python -m configs CONFIG"
+    )
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="[CONFIG] SOURCE ...",
+        help="the network's YAML file, needed for released .pkl checkpoints only; then pictures, videos, folders, glob "
+        "patterns, lists (.txt), numbers of cameras; key.sub=value are options that differ from the config's",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="PATH", help="of train.py, or a released .pkl"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/detect"), metavar="DIR", help="folder of the results (%(default)s)"
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=THRESHOLD, metavar="S", help="lowest score of an object (%(default)s)"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=1, metavar="N", help="images that pass the network together (%(default)s)"
+    )
+    parser.add_argument("--heatmaps", action="store_true", help="also draw the heatmap of each kind of keypoint")
+    parser.add_argument("--crops", action="store_true", help="also cut the objects out")
+    parser.add_argument("--no-pictures", dest="pictures", action="store_false", help="draw no boxes")
+    overrides, rest = configs.split_overrides(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_intermixed_args(rest)
+    args.overrides = overrides
+    named = [text for text in args.sources if Path(text).suffix.lower() in (".yaml", ".yml")]
+    args.sources = [text for text in args.sources if text not in named]
+    if len(named) > 1:
+        parser.error(f"one CONFIG at most, not {', '.join(named)}")
+    args.config = named[0] if named else None
+    if not args.sources:
+        parser.error("name a SOURCE: a picture, a video, a folder, a list, or the number of a camera")
+    if not 0 <= args.threshold <= 1:
+        parser.error("--threshold takes a score from 0 to 1")
+    if args.batch < 1:
+        parser.error("--batch takes a number of images, 1 or more")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+
+    def script() -> int:
+        sources = find_sources(args.sources, leave_out=args.output)
+        detector = load_detector(args.checkpoint, args.config, overrides=args.overrides)
+        if args.heatmaps and not detector.detector.family.network.keypoints:
+            raise configs.ConfigError(f"--heatmaps: the network of {args.checkpoint} predicts none")
+        set_up_backends(detector.config.runtime)
+        make_folder(args.output)
+        return detect(detector, sources, args)
+
+    return exit_code(script, configs.ConfigError)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
