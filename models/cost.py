@@ -28,8 +28,8 @@ class Part(NamedTuple):
 class Cost(NamedTuple):
     """The cost of a network at a size of images. Two FLOP are one multiply-add. Memory is in bytes, in float32.
 
-    Memory is that of activations: tensors that a pass allocates, without the parameters, their gradients and the images.
-    The workspace of convolution algorithms is not included.
+    Memory is that of activations: tensors that a pass allocates. Parameters, their gradients, the images and the
+    workspace of convolution algorithms are not included.
     """
 
     parts: list[Part]

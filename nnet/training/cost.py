@@ -51,14 +51,11 @@ def report(cost: Cost, size: tuple[int, int]) -> str:
     whole = ("total", cost.parameters, cost.testing, cost.training)
     for name, parameters, testing, training in [*(part for part in cost.parts if any(part[1:])), whole]:
         rows.append((name, f"{parameters:,}", f"{testing / 1e9:,.1f}", f"{training / 1e9:,.1f}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if n else cell.ljust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *values in rows:
+        cells = [value.rjust(width) for value, width in zip(values, others, strict=True)]
+        lines.append("  ".join([name.ljust(first), *cells]))
     images = f"{cost.images} image{'s' if cost.images > 1 else ''}"
     state, activations = STATE * cost.parameters, cost.training_memory
     return "\n".join(
