@@ -61,10 +61,8 @@ class VOC(Source):
     @cached_property
     def numbers(self) -> dict[str, int]:
         """The classes of all XML files, in alphabetical order, so that the splits agree."""
-        files = sorted(self.root.glob("Annotations/*.xml" if self.own_layout else "**/*.xml"))
-        return {
-            name: i for i, name in enumerate(sorted({item.name for path in files for item in self.get(path).items}))
-        }
+        names = {item.name for path in self.every_file for item in self.get(path).items}
+        return {name: i for i, name in enumerate(sorted(names))}
 
     def categories(self) -> list[str]:
         return list(self.numbers)
