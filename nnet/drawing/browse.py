@@ -102,23 +102,19 @@ def padded(strip: np.ndarray, width: int) -> np.ndarray:
 
 
 def draw_sample(view: SampleView, index: AnnotationIndex) -> np.ndarray:
-    """A sample with its boxes, its targets, and one keypoint of each kind enlarged, side by side."""
+    """A sample with its boxes, its targets, and one object's keypoints of each kind enlarged, side by side."""
     colours = [class_colour(int(label)) for label in view.labels]
     texts = [index.category_names[label] for label in view.labels]
-    pictures = {
-        f"image {view.image_id}, objects: {len(view.boxes)}": draw_boxes(view.image, view.boxes, texts, colours)
-    }
+    areas = (view.boxes[:, 2:] - view.boxes[:, :2]).prod(1)
+    chosen = int(np.argsort(areas, kind="stable")[len(areas) // 2]) if len(areas) else None  # of middling size
+    title = f"image {view.image_id}, objects: {len(view.boxes)}"
+    pictures = {title: draw_boxes(view.image, view.boxes, texts, colours)}
     if view.targets:
-        pictures[f"targets, radius: {radius_words(view.radii)}"] = draw_targets(view)
-    if view.targets and len(view.boxes):
-        areas = (view.boxes[:, 2:] - view.boxes[:, :2]).prod(1)
-        chosen = int(np.argsort(areas, kind="stable")[len(areas) // 2])  # of middling size
-        for name in view.targets:
-            x, y = view.targets[name].offsets[chosen].tolist()
-            title = (
-                f"{name.replace('_', '-')} of {texts[chosen]}: radius {view.radii[chosen]:g}, offset {x:.2f} {y:.2f}"
-            )
-            pictures[title] = draw_cells(view, name, chosen)
+        pictures[f"targets, radius: {radius_words(view.radii)}"] = draw_targets(view, chosen)
+    for name, target in view.targets.items() if chosen is not None else ():
+        x, y = target.offsets[chosen].tolist()
+        title = f"{name.replace('_', '-')} of {texts[chosen]}: radius {view.radii[chosen]:g}, offset {x:.2f} {y:.2f}"
+        pictures[title] = draw_cells(view, name, chosen)
     sized = [resized(p, PANEL, max(1, round(p.shape[1] * PANEL / p.shape[0]))) for p in pictures.values()]
     return side_by_side(sized, list(pictures))
 
@@ -128,15 +124,19 @@ def radius_words(radii: np.ndarray) -> str:
     return f"{radii.min():g} to {radii.max():g} cells" if len(radii) else "no objects"
 
 
-def draw_targets(view: SampleView) -> np.ndarray:
-    """The target heatmaps of all kinds and classes over the image, with a circle of the radius at each keypoint."""
+def draw_targets(view: SampleView, chosen: int | None) -> np.ndarray:
+    """The target heatmaps of all kinds and classes over the image, with a circle of the radius at each keypoint.
+
+    Green: the keypoints of the object that is enlarged beside.
+    """
     heat = np.maximum.reduce([target.heatmap[0].amax(0).numpy() for target in view.targets.values()])
     picture = draw_heatmap(view.image, heat)
     pixels = picture.shape[1] / view.cells[1]  # per cell
     for target in view.targets.values():
         points = exact_points(target, view.cells[1]) * pixels
-        for (x, y), radius in zip(points.round().astype(int).tolist(), view.radii, strict=True):
-            cv2.circle(picture, (x, y), max(2, round(radius * pixels)), ORANGE, 1, cv2.LINE_AA)
+        for i, (x, y) in enumerate(points.round().astype(int).tolist()):
+            colour, line = (GREEN, 2) if i == chosen else (ORANGE, 1)
+            cv2.circle(picture, (x, y), max(2, round(view.radii[i] * pixels)), colour, line, cv2.LINE_AA)
     return picture
 
 
