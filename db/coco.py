@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import DataError
 from .index import AnnotationIndex
+from .segmentations import add_boxes, lacks_boxes
 
 PathLike = str | os.PathLike
 
@@ -78,6 +79,8 @@ def load_index(
 def read_json(path: PathLike) -> dict:
     """The JSON object in an annotation file, without its polygons (`segmentation` is null in their place).
 
+    Where annotations have a `segmentation` and no `bbox`, the polygons stay, and the boxes around them are added.
+
     Raises:
         DataError: there is no such file, or it holds no JSON object.
     """
@@ -88,19 +91,26 @@ def read_json(path: PathLike) -> dict:
             text = file.read()
         try:
             content = json.loads(POLYGONS.sub(b'"segmentation":null', text))
+            if lacks_boxes(content):
+                content = json.loads(text)
+                add_boxes(path, content)
         except json.JSONDecodeError:
             content = json.loads(text)  # again, for the position of the error in the file itself
     except FileNotFoundError:
         raise DataError(f"{path}: no such annotation file. Check the path, or put the file there.") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}). Give the path of a readable JSON file.") from None
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}). Give the path of a readable JSON file.{other_format(path)}"
+        ) from None
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}. "
-            "Is the file cut short, or not an annotation file?"
+            f"Is the file cut short, or not an annotation file?{other_format(path)}"
         ) from None
     except (UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error}). Give the annotation file, not an archive or image.") from None
+        raise DataError(
+            f"{path}: not JSON ({error}). Give the annotation file, not an archive or image.{other_format(path)}"
+        ) from None
     finally:
         if collecting:
             gc.enable()
@@ -110,6 +120,22 @@ def read_json(path: PathLike) -> dict:
             "`categories` is expected."
         )
     return content
+
+
+def other_format(path: PathLike) -> str:
+    """Which command converts a file or folder that is not COCO's, as the end of a message. Empty if unknown."""
+    path = Path(path)
+    endings = {path.suffix.lower()}
+    if path.is_dir():
+        endings = {os.path.splitext(name)[1].lower() for name in _list_folder(os.fspath(path))}
+    for ending, command, what in (
+        (".xml", "voc FOLDER", "Pascal VOC's XML files"),
+        (".txt", "yolo DATA.yaml", "YOLO's text files"),
+        (".yaml", "yolo DATA.yaml", "YOLO's data.yaml"),
+    ):
+        if ending in endings:
+            return f" Convert {what} with: python -m db.convert {command}"
+    return ""
 
 
 @dataclass(frozen=True)

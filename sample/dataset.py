@@ -86,7 +86,8 @@ class TrainingSet(Dataset):
             except UnreadableImage as error:
                 unreadable.append(Unreadable(error.path, error.reason))
             else:
-                return TrainingSample(self._augment(epoch, i, image), int(self.index.image_ids[i]), unreadable)
+                sample = self.augment(epoch, i, Sample(image, *self.index.annotations(i)))
+                return TrainingSample(sample, int(self.index.image_ids[i]), unreadable)
         path, reason = unreadable[0]
         raise DataError(
             f"{path}: {reason}. None of {len(unreadable)} consecutive images of the index, from this one on, can be "
@@ -103,8 +104,8 @@ class TrainingSet(Dataset):
         except DataError as error:
             return error
 
-    def _augment(self, epoch: int, i: int, image: np.ndarray) -> Sample:
-        sample = Sample(image, *self.index.annotations(i))
+    def augment(self, epoch: int, i: int, sample: Sample) -> Sample:
+        """The sample that is made of image i and its boxes in this epoch."""
         rng = np.random.default_rng((self.seed, epoch, i))
         for augmentation in self.augmentations:
             sample = augmentation(sample, rng)

@@ -16,8 +16,8 @@ ALLOWED = {
     "configs": {"db", "sample", "models", "nnet"},
     "nnet": {"db", "sample", "models", "external"},
 }
-# Read configs: run by `python -m`; load a checkpoint with the config that it holds, for Python callers
-ENTRY_POINTS = {"nnet/analysis/tables.py", "nnet/api.py"}
+# Run by `python -m`, or imported by users: they may read configs
+ENTRY_POINTS = {"nnet/analysis/tables.py", "nnet/api.py", "nnet/drawing/browse.py", "nnet/training/cost.py"}
 
 
 def imported(path: Path) -> set[str]:

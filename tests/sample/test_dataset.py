@@ -53,6 +53,6 @@ def test_too_many_unreadable(index, workers):
     with pytest.raises(DataError) as caught:
         load_batches(index, 0, 3, workers)
     assert str(caught.value) == (
-        f"{index.path(0)}: the file is cut short. None of 10 consecutive images of the index, from this one on, can be read: "
-        "check the image folder."
+        f"{index.path(0)}: the file is cut short. None of 10 consecutive images of the index, from this one on, "
+        "can be read: check the image folder."
     )
