@@ -34,7 +34,7 @@ SMALL = {
 TERMS = ("focal", "pull", "push", "offset")
 
 
-@pytest.mark.parametrize("name", [*CORNERS, "fpn_corners", "hourglass_anchors"])
+@pytest.mark.parametrize("name", [*CORNERS, pytest.param("fpn_corners", marks=pytest.mark.slow), "hourglass_anchors"])
 def test_trains_and_evaluates(name, config, repository, tmp_path):
     if name not in CORNERS:
         pytest.importorskip("torchvision", reason="feature pyramids and anchors are torchvision's")

@@ -352,9 +352,8 @@ def test_a_worker_that_dies_during_the_last_save(config, tmp_path, monkeypatch, 
     original = Trainer.save
     monkeypatch.setattr(Trainer, "save", save)
     before_steps(monkeypatch, {4: lambda: stopped and signal.raise_signal(signal.SIGTERM)})
-    assert main(config, tmp_path, f"train.iterations={40 if stopped else 4}") == (
-        128 + signal.SIGTERM if stopped else 1
-    )
+    options = ["train.snapshot_every=4", f"train.iterations={40 if stopped else 4}"]
+    assert main(config, tmp_path, *options) == (128 + signal.SIGTERM if stopped else 1)
     out, err = capsys.readouterr()
     if stopped:
         assert "stopped by signal 15 after iteration 4: the state after iteration 4 is saved" in out

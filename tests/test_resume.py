@@ -115,6 +115,7 @@ def test_rows_past_the_checkpoint_are_made_again(config, run, tmp_path, stopped)
     same_runs(tmp_path, run)
 
 
+@pytest.mark.slow
 def test_float16_keeps_the_scale_of_the_loss(config, tmp_path, stopped):
     arguments = [config, tmp_path / "one", "train.precision=float16", "train.iterations=5", "train.validate_every=0"]
     assert main(*arguments) == 0
