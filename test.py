@@ -30,6 +30,7 @@ from db import (
     submission_note,
     write_results,
 )
+from models.keypoints import CORNERS
 from nnet import analysis
 from nnet.analysis.base import Analysis
 from nnet.detection.detector import Detector
@@ -125,8 +126,8 @@ def check_wanted(args: argparse.Namespace, detector: Detector, annotated: bool) 
     for name in args.pictures if args.draw else []:
         wanted.append((f"--pictures {name}", PICTURES[name].needs_corners, PICTURES[name].needs_objects))
     for option, needs_corners, needs_objects in wanted:
-        if needs_corners and not detector.family.network.keypoints:
-            raise configs.ConfigError(f"{option} needs keypoints, which the network of {args.config} does not predict")
+        if needs_corners and not set(CORNERS) <= set(detector.family.network.keypoints):
+            raise configs.ConfigError(f"{option} needs corners, which the network of {args.config} does not predict")
         if needs_objects and not annotated:
             raise configs.ConfigError(f"{option}: data.{args.split} has no annotated boxes")
 

@@ -105,14 +105,16 @@ def test_golden_training(golden, name):
     targets, image_index = training_targets(expected["boxes"], batch, 80, size, network)
     optimizer = torch.optim.Adam(network.parameters(), lr=2.5e-4)
     for step, (loss, components) in enumerate(zip(expected["losses"], expected["components"], strict=True)):
-        optimizer.zero_grad()
         terms = detection_loss(network(x), targets, image_index)
-        terms.loss.backward()
         assert terms.loss.item() == pytest.approx(loss, rel=1e-6)
         assert terms.focal.item() == pytest.approx(components["focal"], rel=1e-6)
         assert terms.pull.item() == pytest.approx(components["pull"], rel=1e-6)
         assert terms.push.item() == pytest.approx(components["push"], rel=1e-6)
         assert terms.offset.item() == pytest.approx(components["off"], rel=1e-6)
+        if step == len(expected["losses"]) - 1:
+            break  # nothing that follows is compared
+        optimizer.zero_grad()
+        terms.loss.backward()
         if step == 0:
             parameters = dict(network.named_parameters())
             assert len(parameters) == len(expected["grad_norms"])
@@ -122,7 +124,10 @@ def test_golden_training(golden, name):
         optimizer.step()
     buffers = dict(network.named_buffers())
     for name, total in expected["bn_buffer_sums_after_3_steps"].items():
-        assert buffers[rename(name)].double().sum().item() == pytest.approx(total, rel=1e-6), name
+        values = buffers[rename(name)].double()
+        # Relative to the sum of absolute values: means of both signs cancel to a sum near 0, whose own relative error
+        # depends on the processor's order of additions.
+        assert values.sum().item() == pytest.approx(total, rel=1e-6, abs=1e-6 * values.abs().sum().item()), name
 
 
 def training_targets(boxes, batch, classes, size, network):
