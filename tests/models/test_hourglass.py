@@ -81,5 +81,5 @@ def test_registered_block_and_upsampling(monkeypatch):
 
 
 def test_unknown_part_is_an_error():
-    with pytest.raises(KeyError, match="fire"):
-        StackedHourglass(HourglassOptions(**SMALL, block="fire"))
+    with pytest.raises(KeyError, match="flame"):
+        StackedHourglass(HourglassOptions(**SMALL, block="flame"))
