@@ -5,8 +5,8 @@
 // run one after another. The program is aborted if a barrier is not reached by all threads that it is for.
 //
 // Environment variables:
-//   EMULATED_ORDER       order of the threads between two barriers: forward (default), reverse or random. A missing
-//                        barrier changes the results in at least one of them.
+//   EMULATED_ORDER       order of the threads between two barriers: forward (default), reverse or random. Which
+//                        missing barriers change the results depends on it.
 //   EMULATED_MAX_BLOCKS  upper limit of the grid size, so that small tensors have more work than the grid has threads
 //
 // Not emulated: the execution of several blocks at the same time, contraction to FMA, the accuracy of CUDA's

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.external.emulation.build import ROOT, compiler
 # Thread orders and grid sizes under which the kernels are tested
 RUNS = {"forward": ("--order", "forward"), "random": ("--order", "random", "--max-blocks", "2")}
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+CRASHES = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
 
 
 def start(*arguments: object, sanitize: bool = False) -> subprocess.Popen:
@@ -39,7 +41,9 @@ def start(*arguments: object, sanitize: bool = False) -> subprocess.Popen:
 
 
 def finding(process: subprocess.Popen) -> str | None:
-    """Wait for a process of `start`. Returns what it found: a failed test or a message, or None if all tests passed.
+    """Wait for a process of `start`. Returns what it found, or None if all tests passed.
+
+    A finding is the name of a failed test, the message with which the process was aborted, or the signal that ended it.
 
     Raises RuntimeError if the process ended in any other way.
     """
@@ -49,6 +53,8 @@ def finding(process: subprocess.Popen) -> str | None:
         return next(text for text in message.groups() if text)
     if process.returncode == 0 and " passed" in output:
         return None
+    if process.returncode in CRASHES:  # an access out of bounds
+        return signal.Signals(-process.returncode).name
     failed = re.search(r"^FAILED \S+::(\w+)", output, re.MULTILINE)
     if process.returncode != 1 or failed is None:
         raise RuntimeError(f"exit status {process.returncode}:\n{output[-4000:]}")
