@@ -33,7 +33,7 @@ lint: build
 	$(BIN)/ruff format --check .
 
 # Builds the compiled code with AddressSanitizer and UBSan in a copy of the repository, and runs its tests there. Any
-# finding is fatal. To use another interpreter than that of `make build`: `make -o build sanitize BIN=folder/of/python`
+# finding is fatal. The CUDA kernels are among them, compiled for the CPU. To use another interpreter than that of `make build`: `make -o build sanitize BIN=folder/of/python`
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 sanitize: build
 	rm -rf build/sanitize && mkdir -p build/sanitize
@@ -43,7 +43,7 @@ sanitize: build
 	    $(abspath $(BIN))/python setup.py -q build_ext --inplace
 	for library in build/sanitize/external/*/*.so; do nm -D $$library | grep -q __asan || { echo "$$library: not instrumented"; exit 1; }; done
 	ln -sfn $(abspath ../shared) build/shared
-	cd build/sanitize && OMP_NUM_THREADS=2 \
+	cd build/sanitize && OMP_NUM_THREADS=2 CXXFLAGS='$(SANITIZERS)' LDFLAGS='$(SANITIZERS)' \
 	    LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	    $(abspath $(BIN))/python -m pytest -q -p no:cacheprovider tests/external
