@@ -34,7 +34,7 @@ from models.keypoints import CORNERS
 from nnet import analysis
 from nnet.analysis.base import Analysis
 from nnet.detection.detector import Detector
-from nnet.detection.images import detect_images
+from nnet.detection.images import UNREADABLE_LIMIT, detect_images
 from nnet.detection.loading import load_checkpoint, load_weights
 from nnet.detection.suppression import Found
 from nnet.drawing import pictures
@@ -54,7 +54,6 @@ logger = logging.getLogger("nnet.test")
 ANALYSES: dict[str, type[Analysis]] = classes_in(analysis, Analysis)
 PICTURES: dict[str, type[Picture]] = classes_in(pictures, Picture)
 TRUTHS = tuple(dict.fromkeys(name for family in FAMILIES for name in family.truths))
-UNREADABLE_LIMIT = 0.01  # fraction of unreadable images above which the figures are not to be trusted
 
 
 def test(config: configs.Config, args: argparse.Namespace, output: Path, group: Group) -> int:
@@ -192,7 +191,7 @@ def describe(
 
 def measure(index: AnnotationIndex, results: list[dict], output: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Write the result file, and compute COCO's figures and the false discovery rates where there are annotations."""
-    annotated, source = len(index.boxes) > 0, Path(index.sources[0])
+    annotated, source = len(index.boxes) > 0, Path(index.sources[0] if index.sources else args.split)
     path = output / results_name(annotated, source.stem, f"{Path(args.config).stem}-{args.checkpoint.stem}")
     write_results(path, results)
     if not annotated:

@@ -1,4 +1,8 @@
-"""Annotated images on disk and their metrics: read index, coco, formats, splits, images, results, evaluation, toy."""
+"""Annotated images on disk and their metrics.
+
+In reading order: index, coco, formats, splits, images, results, evaluation; then toy, convert, segmentations,
+coco_categories.
+"""
 
 from .coco import load_index
 from .coco_categories import COCO_CATEGORIES

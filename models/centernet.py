@@ -29,12 +29,17 @@ class CenterNetOptions(CornerNetOptions):
     """Corners look inside the object before they look along its boundary (Section 3.3)."""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.center_pooling and not self.center_keypoints:
             raise ValueError("center_pooling", "pools for center keypoints: needs model.center_keypoints, or be false")
         if self.cascade_corner_pooling and not self.corner_pooling:
             raise ValueError(
                 "cascade_corner_pooling", "is a kind of corner pooling: needs model.corner_pooling, or be false"
             )
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        return (*CORNERS, "center") if self.center_keypoints else CORNERS
 
 
 def centernet(classes: int, options: CenterNetOptions) -> KeypointNetwork:

@@ -37,6 +37,18 @@ class CornerNetOptions:
     bn_init: Literal["uniform", "ones"] = "uniform"
     """Initial BatchNorm weights: U(0, 1), which was PyTorch's default in 2018, or 1."""
 
+    def __post_init__(self):
+        for name in self.extra_keypoints:
+            if name in self.predicted:
+                raise ValueError("extra_keypoints", f"{name} is predicted anyway")
+            if KINDS[name].grouped:
+                raise ValueError("extra_keypoints", f"{name} has an embedding, which only the two corners may have")
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """The kinds of keypoint that the detector itself predicts."""
+        return CORNERS
+
 
 def pool_of(kind: str, pooling: bool = True) -> nn.Module:
     """The pool of a kind of keypoint (a name in KINDS), or the plain sum that takes its place without pooling."""

@@ -63,7 +63,7 @@ class MicroBatches:
                 yield keys
 
     def _order(self, epoch: int) -> np.ndarray:
-        # (seed, epoch, position) seeds the draws of an image. The position after the last one is free for this.
+        # (seed, epoch, position) seeds the draws of an image. No image has this position.
         return np.random.default_rng((self.seed, epoch, self.images)).permutation(self.images)
 
 

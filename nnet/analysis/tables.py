@@ -25,9 +25,13 @@ import yaml
 
 import configs
 from configs import ConfigError, load, to_dict, upgrade
+from nnet import analysis
+from nnet.analysis.base import Analysis
+from nnet.runtime.discovery import classes_in
 
 PUBLISHED = Path(configs.__file__).parent / "published"
-ANALYSES = {"corner_AP": "corners", "AP_by_objects": "objects", "errors": "errors"}  # in metrics.json: test.py's name
+# Name in metrics.json -> name for test.py --analyses
+ANALYSES = {kind.key: kind.name for kind in classes_in(analysis, Analysis).values()}
 
 
 class Row(NamedTuple):

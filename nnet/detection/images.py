@@ -13,6 +13,8 @@ from nnet.detection.suppression import Found
 from nnet.runtime.console import progress_bar
 from nnet.runtime.distributed import Group
 
+UNREADABLE_LIMIT = 0.01  # fraction of unreadable images that a run or its figures tolerate
+
 
 class Detected(NamedTuple):
     """An image and its detections."""

@@ -1,1 +1,5 @@
-"""Pictures and charts. In reading order: images, boxes, heatmaps, charts; then pictures/, what test.py draws."""
+"""Pictures and charts.
+
+In reading order: images, boxes, heatmaps, charts; pictures/, what test.py draws; detected, output and video, what
+detect.py writes; browse, a sheet of training samples.
+"""

@@ -7,7 +7,7 @@ become the config's `model:` section.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -63,13 +63,17 @@ class Points(NamedTuple):
 class Evidence(NamedTuple):
     """Which boxes a family kept and removed, and the keypoints that decided, for pictures.
 
-    match: how a box was matched to a center (test.center_match).
+    keypoint: the kind of keypoint that decides, and `points` those of the image.
+    regions: boxes (n, 4) -> the regions (n, 4) in which such a keypoint keeps a box.
+    deciding: boxes (n, 4) and labels (n,) -> the index of the point that keeps each box, or -1: (n,).
     """
 
     kept: Candidates
     removed: Candidates
-    centers: Points
-    match: str
+    keypoint: str
+    points: Points
+    regions: Callable[[np.ndarray], np.ndarray]
+    deciding: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Family(ABC):
@@ -86,7 +90,7 @@ class Family(ABC):
 
     Options: ClassVar[type]
     Terms: ClassVar[type]
-    truths: ClassVar[tuple[str, ...]] = ()
+    truths: tuple[str, ...] = ()
     network: nn.Module
     classes: int
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -64,7 +65,8 @@ class CenterNet(CornerNet):
         pairs, centers = self.pairs_and_centers(views, options)
         without = find_centers(pairs.boxes, pairs.labels, centers, options.center_match) < 0
         kept = keep_triplets(pairs, centers, options.center_match)
-        return Evidence(kept, pairs.take(without), centers, options.center_match)
+        deciding = partial(find_centers, centers=centers, match=options.center_match)
+        return Evidence(kept, pairs.take(without), "center", centers, central_regions, deciding)
 
 
 def central_regions(boxes: np.ndarray) -> np.ndarray:

@@ -1,1 +1,5 @@
-"""What every script needs of its machine and process: devices, process group, signals, errors, checkpoints, console."""
+"""What every script needs of its machine and process.
+
+In reading order: options, devices, threads, precision, distributed, signals, errors, console, checkpoint; then
+released_names, upgrading, files, background, discovery.
+"""

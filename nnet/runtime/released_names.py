@@ -18,11 +18,13 @@ MODULE = {
     "p_bn1": "bn",
     "conv1": "skip.0",
     "bn1": "skip.1",
+    "conv2": "out",
+    # Cascade corner pooling: the block that looks inside the object, and the convolution that joins both
+    "look_conv1": "first.look",
+    "P1_look_conv": "first.join",
+    "look_conv2": "second.look",
+    "P2_look_conv": "second.join",
 }
-MODULE |= {"conv2": "out"}
-# Cascade corner pooling: the block that looks inside the object, and the convolution that joins both
-MODULE |= {"look_conv1": "first.look", "P1_look_conv": "first.join"}
-MODULE |= {"look_conv2": "second.look", "P2_look_conv": "second.join"}
 BACKBONE = {"pre": "stem", "cnvs": "features", "inters_": "from_input", "cnvs_": "from_features", "inters": "merge"}
 # Names of CornerNet-Lite -> names of the release before it: replacements in this order
 LITE = (("hg.hgs.", "kps."), ("hg.", ""), ("_modules.", "_cnvs."), ("_offs.", "_regrs."))

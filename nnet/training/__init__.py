@@ -1,1 +1,5 @@
-"""Training a network. In reading order: trainer, step; then start, folder, snapshots, metrics, validation, faults."""
+"""Training a network.
+
+In reading order: trainer, step; then data, start, folder, snapshots, metrics, validation, monitoring, faults, options;
+and cost, which counts parameters and operations.
+"""

@@ -6,6 +6,7 @@ import logging
 import sys
 
 from db import AnnotationIndex, DataError
+from nnet.detection.images import UNREADABLE_LIMIT
 from nnet.runtime.errors import RunError, stopping_reason
 from nnet.runtime.signals import Signals
 from nnet.training.step import NonFinite
@@ -22,7 +23,6 @@ class UnreadableCount:
     The fraction is checked once a whole epoch or 200 images have been seen, whichever is less.
     """
 
-    LIMIT = 0.01
     CHECKED_FROM = 200
 
     def __init__(self, images: int):
@@ -42,10 +42,10 @@ class UnreadableCount:
 
     def check(self, seen: int, failures: int) -> None:
         """Raise RunError if too many failed. The counts are those of all processes."""
-        if seen >= self.checked_from and failures > self.LIMIT * seen:
+        if seen >= self.checked_from and failures > UNREADABLE_LIMIT * seen:
             some = "; ".join(f"{path}: {reason}" for path, reason in list(self.failed.items())[:3])
             raise RunError(
-                f"{failures} of the {seen} images seen could not be read, more than {self.LIMIT:.0%}"
+                f"{failures} of the {seen} images seen could not be read, more than {UNREADABLE_LIMIT:.0%}"
                 f"{f' ({some})' if some else ''}: repair or remove them, or their entries in the annotation file"
             )
 

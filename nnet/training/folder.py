@@ -59,14 +59,14 @@ class RunFolder:
     def save(self, progress: dict[str, Any], report_progress: Callable[[], None]) -> None:
         """Write a checkpoint. A failure is reported, and `snapshots.failure` is its reason."""
         if not self.snapshots.save({**progress, **self.constants}, report_progress):
-            logger.info("iteration %d: not saved: %s", progress["iteration"], self.snapshots.failure)
+            logger.warning("iteration %d: not saved: %s", progress["iteration"], self.snapshots.failure)
 
     def keep_best(self, iteration: int, precision: float) -> None:
         """Make this iteration's checkpoint best.pt if its validation AP is the best. A failure is reported."""
         try:
             self.snapshots.keep_best(iteration, precision)
         except OSError as error:
-            logger.info("iteration %d: best.pt is as it was: %s", iteration, error)
+            logger.warning("iteration %d: best.pt is unchanged: %s", iteration, error)
 
     def close(self) -> None:
         """Close the files, and draw the curves. Raises OSError."""

@@ -59,7 +59,7 @@ class MetricsLog:
         try:
             self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
         except OSError as error:  # a full disk does not stop the run; the row is written together with a later one
-            logger.info("iteration %d: not logged yet: %s", iteration, error)
+            logger.warning("iteration %d: not logged yet: %s", iteration, error)
         for name, value in values.items():
             if isinstance(value, (int, float)):
                 self._show("scalar", name.replace("val_", "val/"), value, iteration)
@@ -86,7 +86,7 @@ class MetricsLog:
             try:
                 getattr(self.board, f"add_{kind}")(*values, **options)
             except OSError as error:
-                logger.info("nothing more is written for TensorBoard, before --resume: %s", error)
+                logger.warning("TensorBoard files are not written any more until --resume: %s", error)
                 self.board = None
 
     def step(self) -> None:

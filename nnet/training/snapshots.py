@@ -59,7 +59,7 @@ class Snapshots:
     def find(self, resume: str | None) -> tuple[Path, dict[str, Any]] | None:
         """Path and content of the checkpoint to resume from. None: a new run.
 
-        resume: None for a new run, whose folder has to be without one; "" for the newest of the folder, where there is
+        resume: None for a new run, whose folder must not contain one; "" for the newest of the folder, where there is
         one; else a path. Raises DataError and CheckpointError.
         """
         newest = self.newest()

@@ -51,20 +51,21 @@ def start_from(
     Raises:
         DataError, CheckpointError: the checkpoint is unusable or does not fit, or the folder holds another run.
     """
-    start = Start()
+    start, messages = Start(), []
     if found := snapshots.find(resume):
-        start = resume_from(*found, config, index, update, window)
+        start, messages = resume_from(*found, config, index, update, window)
     elif init:
         left_out = checkpoint.load_what_fits(update.network, checkpoint.load(init)["model"], init)
-        if left_out:
-            logger.info("left out of %s, and initialised instead: %s", init, "; ".join(left_out))
+        messages = [f"left out of {init}, and initialised instead: {'; '.join(left_out)}"] if left_out else []
     elif resume is not None:
-        logger.info("no checkpoint in %s: starting a new run", snapshots.folder)
+        messages = [f"no checkpoint in {snapshots.folder}: starting a new run"]
     total, squares = group.sum_counts(start.iteration, start.iteration**2)
     if squares * group.size != total**2:  # the iterations of the processes have a variance
         raise DataError(
             f"the processes found different checkpoints: {snapshots.folder} must be on storage shared by all processes"
         )
+    for message in messages:
+        logger.info(message)
     return start
 
 
@@ -75,16 +76,16 @@ def resume_from(
     index: AnnotationIndex,
     update: UpdateStep,
     window: Window,
-) -> Start:
-    """Load the state of a checkpoint. Raises DataError and CheckpointError."""
+) -> tuple[Start, list[str]]:
+    """Load the state of a checkpoint. Returns also what to report. Raises DataError and CheckpointError."""
     same_categories(index, *state["categories"], f"the run of {path}", "data.train")
     changed = checkpoint.changed_options(state, config, path)
     update.load(state, path)
     window.load(state["window"])
-    logger.info("resumed from %s after %d of %d iterations", path, state["iteration"], config["train"]["iterations"])
+    messages = [f"resumed from {path} after {state['iteration']} of {config['train']['iterations']} iterations"]
     if changed:
-        logger.info("with other options than before: %s", "; ".join(changed))
-    return Start(state["iteration"], state["random"])
+        messages.append(f"with other options than before: {'; '.join(changed)}")
+    return Start(state["iteration"], state["random"]), messages
 
 
 def random_state() -> dict[str, Tensor]:

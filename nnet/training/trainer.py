@@ -55,6 +55,8 @@ class Trainer:
         self.non_finite = NonFiniteCount(options.nan, index)
         self.validation: Validation | None = None
         self.batches: Iterator[Batch] = iter(())
+        self.micro_batches_per_iteration = 0  # of this process
+        self.lr = options.lr  # of the last update
 
     def guarded(self) -> Guard:
         """Context of the loop: handles signals and errors, and saves at the end."""
@@ -75,7 +77,7 @@ class Trainer:
 
         count: number of micro-batches per iteration.
         """
-        self.count = count
+        self.micro_batches_per_iteration = count
         self.batches = iter(loader)
         self.signals.watch_workers()
         if self.start.random:
@@ -91,7 +93,7 @@ class Trainer:
     def wait_for_batches(self) -> list[Batch]:
         """The micro-batches of the next iteration that this process computes. Raises DataError and RuntimeError."""
         with self.window.waiting():
-            micro_batches = [next(self.batches) for _ in range(self.count)]
+            micro_batches = [next(self.batches) for _ in range(self.micro_batches_per_iteration)]
         for message in [message for batch in micro_batches for message in self.unreadable.add(batch)]:
             logger.warning(message)
         return micro_batches

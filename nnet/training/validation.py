@@ -60,7 +60,7 @@ class Validation:
         try:
             terms = validation_loss(self.objective, self._readable(loader, len(index)), device)
         except DataError as error:  # bad validation data does not end the training
-            logger.info("iteration %d: no validation loss: %s", iteration, error)
+            logger.warning("iteration %d: no validation loss: %s", iteration, error)
             return
         if terms is None or self.signals.stop is not None:
             return
@@ -78,7 +78,7 @@ class Validation:
                 return
             self.group.report_progress()
             for line in unreadable.add(batch):
-                logger.info("validation: %s", line)
+                logger.warning("validation: %s", line)
             yield batch
 
     def precision(self) -> Evaluation | None:

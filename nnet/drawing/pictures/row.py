@@ -11,7 +11,6 @@ from nnet.drawing.boxes import class_colour, draw_boxes, draw_detections
 from nnet.drawing.heatmaps import draw_heatmap, draw_regions
 from nnet.drawing.pictures.base import GREEN, RED, SHOWN_SCORE, Picture, Shown, draw_objects, in_a_row
 from nnet.families.base import Evidence
-from nnet.families.centernet import central_regions, find_centers
 
 
 class Row(Picture):
@@ -26,7 +25,7 @@ class Row(Picture):
         evidence = detector.family.evidence(detector.views(shown.image, shown.objects), detector.options)
         regions = {}
         if evidence:
-            judged, regions = draw_evidence(shown, evidence, heatmaps.pop("center"), detector)
+            judged, regions = draw_evidence(shown, evidence, heatmaps.pop(evidence.keypoint), detector)
             pictures |= judged
         for name, heatmap in heatmaps.items():
             kind = "corners" if name in CORNERS else "keypoints"
@@ -46,7 +45,7 @@ def draw_evidence(
     Returns:
         By title, the boxes, and the regions and centers over the heatmap of centers.
     """
-    centers, strong = evidence.centers, evidence.centers.scores >= SHOWN_SCORE
+    points, strong = evidence.points, evidence.points.scores >= SHOWN_SCORE
     boxes, texts, colours = [np.zeros((0, 4))], [], []
     for candidates, colour in ((evidence.removed, RED), (evidence.kept, GREEN)):
         found = suppress(candidates, detector.options)
@@ -54,10 +53,10 @@ def draw_evidence(
         boxes.append(found.boxes)
         texts += [f"{shown.names[k]} {score:.2f}" for k, score in zip(found.labels, found.scores, strict=True)]
         colours += [colour] * len(found.labels)
-        deciding = find_centers(found.boxes, found.labels, centers, evidence.match)
+        deciding = evidence.deciding(found.boxes, found.labels)
         strong[deciding[deciding >= 0]] = True
     boxes = np.concatenate(boxes)
-    crosses = centers.points[strong], [class_colour(int(label)) for label in centers.labels[strong]]
-    regions = draw_regions(shown.image, heatmap, central_regions(boxes), colours, *crosses)
+    crosses = points.points[strong], [class_colour(int(label)) for label in points.labels[strong]]
+    regions = draw_regions(shown.image, heatmap, evidence.regions(boxes), colours, *crosses)
     judged = draw_boxes(shown.image, boxes, texts, colours)
     return {"kept (green), removed by the center test (red)": judged}, {"center keypoints, central regions": regions}

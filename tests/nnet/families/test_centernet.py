@@ -146,7 +146,10 @@ def test_evidence_says_which_boxes_have_a_center():
         detector = triplet_detector(BOX, {1.0: [(*center, 0.9)]}, center_match="best")
         evidence = detector.family.evidence(detector.views(black()), detector.options)
         assert len(evidence.kept.scores) == kept and len(evidence.removed.scores) == 1 - kept
-        assert evidence.centers.points.round(3).tolist() == [list(center)] and evidence.match == "best"
+        assert evidence.points.points.round(3).tolist() == [list(center)] and evidence.keypoint == "center"
+        chosen = evidence.kept if kept else evidence.removed
+        assert evidence.deciding(chosen.boxes, chosen.labels).tolist() == [0 if kept else -1]
+        assert np.array_equal(evidence.regions(chosen.boxes), central_regions(chosen.boxes))
         (box,) = (evidence.kept if kept else evidence.removed).boxes.round(3).tolist()
         assert box == list(BOX)
 
