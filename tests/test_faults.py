@@ -267,7 +267,7 @@ def test_tensorboard_cannot_write_for_a_while(config, tmp_path, monkeypatch, cap
     before_steps(monkeypatch, {3: limit(0), **slow, 8: limit()})
     options = ["data.val.limit=1", "model.backbone.stacks=2", "train.iterations=9", "train.validate_every=1"]
     assert main(config, tmp_path, *options) == 0
-    assert capsys.readouterr().out.count("nothing more is written for TensorBoard") == 1
+    assert capsys.readouterr().out.count("TensorBoard files are not written any more") == 1
     losses = [row["iteration"] for row in read_rows(tmp_path) if "loss" in row]
     assert losses == list(range(1, 10))
 
@@ -315,7 +315,7 @@ def test_an_unreadable_image_is_left_out(config, toy, tmp_path, monkeypatch, cap
     error = err.strip().splitlines()[-1]
     assert error.startswith("error: ") and "Traceback" not in err
     assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] >= 1  # what was computed is kept
-    assert "000003.jpg" in error and "more than 1%" in error and "--resume goes on from it" in error
+    assert "000003.jpg" in error and "more than 1%" in error and "continue with --resume" in error
     monkeypatch.setattr(nnet.training.faults.UnreadableCount, "LIMIT", 0.2)
     assert main(*arguments, "--resume") == 0
     assert "skipped" in capsys.readouterr().out
@@ -334,7 +334,7 @@ def test_a_killed_worker(config, run, tmp_path, start):
     assert (
         error.startswith("error: loading training data failed") and "killed" in error and "run out of memory" in error
     )
-    assert "--resume goes on from it" in error
+    assert "continue with --resume" in error
     assert main(config, tmp_path, "--resume") == 0
     same_runs(tmp_path, run)
 
@@ -360,7 +360,7 @@ def test_a_worker_that_dies_during_the_last_save(config, tmp_path, monkeypatch, 
     else:
         error = err.strip().splitlines()[-1]
         assert error.startswith("error: loading training data failed")
-        assert error.endswith("the state after iteration 4 is saved: --resume goes on from it")
+        assert error.endswith("the state after iteration 4 is saved: continue with --resume")
 
 
 @pytest.fixture
@@ -502,7 +502,7 @@ def test_a_process_that_hangs(config, tmp_path, start, hung):
     assert time.monotonic() - begun < timeout + 30
     assert checkpoint.load(tmp_path / "last.pt")["iteration"] >= 5
     if hung == 1:
-        assert "--resume goes on from it" in error
+        assert "continue with --resume" in error
 
 
 @pytest.mark.slow

@@ -182,7 +182,7 @@ class Trainer:
     def saved(self) -> str:
         """Text for messages: which state is saved."""
         saved = self.folder.snapshots.saved
-        return f"the state after iteration {saved} is saved: --resume goes on from it" if saved else "nothing is saved"
+        return f"the state after iteration {saved} is saved: continue with --resume" if saved else "nothing is saved"
 
     def close(self) -> None:
         """Close the files of the run, and draw its curves. Raises OSError."""

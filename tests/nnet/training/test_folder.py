@@ -68,7 +68,7 @@ def test_a_full_disk_is_reported(tmp_path, monkeypatch, logged):
     assert logged[0].startswith("iteration 3: not saved: cannot write ") and folder.snapshots.saved == 2
     monkeypatch.setattr(os, "replace", full)
     folder.keep_best(2, 0.5)
-    assert logged[1].startswith("iteration 2: best.pt is as it was: ")
+    assert logged[1].startswith("iteration 2: best.pt is unchanged: ")
     monkeypatch.undo()
     folder.close()
 

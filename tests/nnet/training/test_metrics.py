@@ -76,7 +76,7 @@ def test_a_full_disk_does_not_stop_the_run(tmp_path, make_log, monkeypatch, logg
     monkeypatch.setattr(SummaryWriter, "add_scalar", full)
     log.row(1, loss=1.0)
     log.row(2, loss=1.0)
-    assert len(logged) == 1 and logged[0].startswith("nothing more is written for TensorBoard, before --resume")
+    assert len(logged) == 1 and logged[0].startswith("TensorBoard files are not written any more until --resume")
     assert [row["iteration"] for row in rows(tmp_path)] == [1, 2]
     log.file.close()
     log.file = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w", buffering=1) if os.path.exists("/dev/full") else None

@@ -406,7 +406,7 @@ def test_a_stopped_run(make_trainer, logged, number, code):
     trainer.signals.stop = number
     assert trainer.finish() == code
     (message,) = logged
-    saved = "the state after iteration 6 is saved: --resume goes on from it"
+    saved = "the state after iteration 6 is saved: continue with --resume"
     assert message == f"stopped by signal {code - 128} after iteration 6: {saved}"
 
 
