@@ -158,7 +158,7 @@ def at(trainer, iteration):
 def test_a_new_run_starts_its_workers_only(make_trainer):
     trainer, loader = make_trainer(), [1, 2]
     trainer.load_batches(loader, 2)
-    assert trainer.count == 2 and next(trainer.batches) == 1 and not trainer.folder.states
+    assert trainer.micro_batches_per_iteration == 2 and next(trainer.batches) == 1 and not trainer.folder.states
 
 
 def test_a_resumed_run_restores_its_random_state_after_the_workers_have_drawn(make_trainer):
