@@ -275,7 +275,10 @@ def test_bad_config_files(capsys, tmp_path, content, texts):
 BAD_DATA = {
     "not JSON": (lambda c, f: "{'images': [", ["instances_train.json", "not JSON"]),
     "not COCO": (lambda c, f: c.pop("categories") and None, ["instances_train.json", "`categories` is missing"]),
-    "no bbox": (lambda c, f: c["annotations"][3].pop("bbox") and None, ["annotations[3]", "bbox"]),
+    "no bbox": (
+        lambda c, f: [c["annotations"][3].pop(k) for k in ("bbox", "segmentation")] and None,
+        ["annotations[3]", "bbox"],
+    ),
     "same image twice": (lambda c, f: c["images"].append(c["images"][0]), ["image id", "1"]),
     "NaN": (lambda c, f: c["annotations"][2].update(bbox=[1, float("nan"), 3, 4]), ["annotations[2]", "nan"]),
     "negative size": (lambda c, f: c["annotations"][2].update(bbox=[1, 2, -3, 4]), ["annotations[2]", "-3"]),
