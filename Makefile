@@ -25,8 +25,9 @@ demo: build
 	$(BIN)/python test.py configs/toy.yaml --checkpoint runs/toy/last.pt --output runs/toy --draw 8
 	@echo "Done: metrics.json, pictures, curves.png and the log (metrics.jsonl, TensorBoard) are in runs/toy"
 
+# Two processes, each with whole files: many tests wait for the programs that they start
 test: build
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: build
 	$(BIN)/ruff check .

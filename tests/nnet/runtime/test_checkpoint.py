@@ -3,6 +3,7 @@
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,7 +59,11 @@ def test_truncated(tmp_path, share, legacy):
         checkpoint.load(path)
 
 
-@pytest.mark.parametrize("content", [b"not a checkpoint", b"\x80\x02", os.urandom(2000)])
+@pytest.mark.parametrize(
+    "content",
+    [b"not a checkpoint", b"\x80\x02", np.random.default_rng(0).bytes(2000)],
+    ids=["text", "pickle", "random"],
+)
 def test_no_checkpoint_at_all(tmp_path, content):
     path = tmp_path / "x.pt"
     path.write_bytes(content)
