@@ -86,7 +86,7 @@ def test_a_signal_saves_and_resume_goes_on(config, run, tmp_path, start, number)
     process.send_signal(number)
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 128 + number, err
-    assert f"stopped by signal {number}" in out and "--resume goes on" in out and "Traceback" not in err
+    assert f"stopped by signal {number}" in out and "continue with --resume" in out and "Traceback" not in err
     iteration = checkpoint.load(tmp_path / "last.pt")["iteration"]
     assert iteration == read_rows(tmp_path)[-1]["iteration"] < 40
     assert main(config, tmp_path, "--resume") == 0
@@ -102,7 +102,7 @@ def test_a_signal_to_the_whole_process_group_with_workers(config, run, tmp_path,
     os.killpg(process.pid, number)
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 128 + number, err
-    assert "--resume goes on" in out and "Traceback" not in err
+    assert "continue with --resume" in out and "Traceback" not in err
     assert main(config, tmp_path, "--resume") == 0
     same_runs(tmp_path, run)
 
@@ -316,7 +316,7 @@ def test_an_unreadable_image_is_left_out(config, toy, tmp_path, monkeypatch, cap
     assert error.startswith("error: ") and "Traceback" not in err
     assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] >= 1  # what was computed is kept
     assert "000003.jpg" in error and "more than 1%" in error and "continue with --resume" in error
-    monkeypatch.setattr(nnet.training.faults.UnreadableCount, "LIMIT", 0.2)
+    monkeypatch.setattr(nnet.training.faults, "UNREADABLE_LIMIT", 0.2)
     assert main(*arguments, "--resume") == 0
     assert "skipped" in capsys.readouterr().out
     assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] == 6

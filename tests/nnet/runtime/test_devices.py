@@ -60,14 +60,12 @@ def backends(monkeypatch):
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-@pytest.mark.parametrize("wanted, torchrun, threads", [(3, True, [3]), (3, False, [3]), (0, False, [5]), (0, True, [])])
-def test_threads(backends, monkeypatch, wanted, torchrun, threads) -> None:
-    """torchrun sets OMP_NUM_THREADS, which counts unless the options name a number."""
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if torchrun:
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+@pytest.mark.parametrize("wanted, own, threads", [(3, 8, 3), (0, 8, 5), (0, 1, 1)])
+def test_threads(backends, monkeypatch, wanted, own, threads) -> None:
+    """PyTorch's own number, which respects OMP_NUM_THREADS, and the cores that the process may use: the smaller one."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: own)
     devices.set_up_backends(RuntimeOptions(threads=wanted))
-    assert backends == threads
+    assert backends == [threads]
 
 
 @pytest.mark.parametrize("wanted", [True, False])
