@@ -24,9 +24,10 @@ from tqdm import tqdm
 
 import configs
 from db import write_results
-from nnet.api import THRESHOLD, DetectedObjects, ImageDetector, load_detector
+from nnet.api import DetectedObjects, ImageDetector, load_detector
 from nnet.detection.sources import Frame, Source, count_frames, find_sources, read_sources
 from nnet.drawing.output import Output
+from nnet.families.options import SHOWN_SCORE
 from nnet.runtime.background import WriteBehind
 from nnet.runtime.console import progress_bar
 from nnet.runtime.devices import set_up_backends
@@ -144,7 +145,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--output", type=Path, default=Path("runs/detect"), metavar="DIR", help="folder of the results (%(default)s)"
     )
     parser.add_argument(
-        "--threshold", type=float, default=THRESHOLD, metavar="S", help="lowest score of an object (%(default)s)"
+        "--threshold", type=float, default=SHOWN_SCORE, metavar="S", help="lowest score of an object (%(default)s)"
     )
     parser.add_argument(
         "--batch", type=int, default=1, metavar="N", help="images that pass the network together (%(default)s)"

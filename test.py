@@ -58,7 +58,7 @@ TRUTHS = tuple(dict.fromkeys(name for family in FAMILIES for name in family.trut
 
 def test(config: configs.Config, args: argparse.Namespace, output: Path, group: Group) -> int:
     """Detect, gather, evaluate, analyse, draw. Returns the exit code."""
-    index = load_images(config, args.split)
+    index = load_split(config.data, args.split, require_boxes=args.split != "test")
     detector, state = load_detector(config, args.config, args.checkpoint, index, args.split, group.device, args.truth)
     other = None
     if args.beside:
@@ -86,13 +86,6 @@ def test(config: configs.Config, args: argparse.Namespace, output: Path, group: 
     if group.first:
         report(results, unreadable, len(index), output)
     return 0
-
-
-def load_images(config: configs.Config, split: str) -> AnnotationIndex:
-    """The index of a split. Raises ConfigError and DataError."""
-    if getattr(config.data, split) is None:
-        raise configs.ConfigError(f"data.{split} is null in this config: name its images and annotations")
-    return load_split(config.data, split, require_boxes=split != "test")
 
 
 def load_detector(

@@ -95,8 +95,8 @@ class PublishedCornerNet(CornerNet):
     """CornerNet with the published pools, loss and decoding. It shares the parameters of another family."""
 
     def __init__(self, own: CornerNet):
+        vars(self).update(vars(own))
         self.network = with_pools(own.network, lambda pool: CummaxPoolSum(*pool.directions))
-        self.classes, self.penalty, self.weights = own.classes, own.penalty, own.weights
 
     def pairs(self, view: View, options: DetectionOptions) -> Candidates:
         top_left, bottom_right = (view.maps[name] for name in CORNERS)

@@ -26,12 +26,11 @@ from nnet.detection.inputs import Channels, ImageLike, to_bgr
 from nnet.detection.loading import load_weights
 from nnet.drawing.detected import DetectedObjects
 from nnet.families import build_family
+from nnet.families.options import SHOWN_SCORE
 from nnet.runtime import checkpoint
 from nnet.runtime.devices import choose_device
 
 __all__ = ["DetectedObjects", "ImageDetector", "load_detector"]
-
-THRESHOLD = 0.3  # score of the objects that are shown by default
 
 
 class ImageDetector:
@@ -69,7 +68,7 @@ class ImageDetector:
     ) -> list[DetectedObjects]: ...
 
     def __call__(
-        self, image: ImageLike | Sequence[ImageLike], threshold: float = THRESHOLD, channels: Channels = "bgr"
+        self, image: ImageLike | Sequence[ImageLike], threshold: float = SHOWN_SCORE, channels: Channels = "bgr"
     ) -> DetectedObjects | list[DetectedObjects]:
         """The objects in an image, or in each of a list of images.
 
@@ -96,10 +95,9 @@ class ImageDetector:
             order = order[len(same) :]
         return [found[i] for i in range(len(images))]
 
-    def detect(self, images: Sequence[np.ndarray], threshold: float = THRESHOLD) -> list[DetectedObjects]:
+    def detect(self, images: Sequence[np.ndarray], threshold: float = SHOWN_SCORE) -> list[DetectedObjects]:
         """The objects in images (H, W, 3) uint8 BGR with canvases of one size, which pass the network together."""
-        decimals = 2 if self.config.test.as_published else None
-        results = []
+        results, decimals = [], self.config.test.result_decimals
         for image, found in zip(images, self.detector.batch(images), strict=True):
             order = np.argsort(-found.scores, kind="stable")
             found = found.take(order[found.scores[order] >= threshold])

@@ -1,46 +1,39 @@
 """Fixtures, markers and the summary line that all tests share."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from db.toy import draw_toy
+from tests.golden_files import ROOT, Golden, existing_folder, finder, golden_folder
 from tests.memory import GIGABYTE, available_memory
 from tests.processes import started_programs
 
-ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
-
-
-def golden_folder() -> Path:
-    """Folder of golden vectors: the environment variable GOLDENS, else ../shared/goldens if it exists, else our own."""
-    if os.environ.get("GOLDENS"):
-        return Path(os.environ["GOLDENS"]).resolve()
-    shared = SHARED / "goldens"
-    return shared if (shared / "manifest.json").is_file() else ROOT / "tests" / "goldens"
 
 
 @pytest.fixture(scope="session")
 def goldens() -> Path:
     """Folder of golden vectors. It need not have all files: see `golden`."""
-    folder = golden_folder()
-    if not (folder / "manifest.json").is_file():
-        pytest.fail(f"the folder of golden vectors is {folder}, where there is no manifest.json (see GOLDENS)")
-    return folder
+    return existing_folder("goldens")
 
 
 @pytest.fixture(scope="session")
-def golden(goldens) -> Callable[[str], Path]:
+def golden(goldens) -> Golden:
     """Path of a file of golden vectors by its name. The test is skipped where the folder does not have the file."""
+    return finder(goldens)
 
-    def path(name: str) -> Path:
-        if not (goldens / name).is_file():
-            pytest.skip(f"no {name} in the folder of golden vectors, {goldens}")
-        return goldens / name
 
-    return path
+@pytest.fixture(scope="session")
+def goldens_lite() -> Path:
+    """Folder of golden vectors of CornerNet-Lite. It need not have all files: see `golden_lite`."""
+    return existing_folder("goldens_lite")
+
+
+@pytest.fixture(scope="session")
+def golden_lite(goldens_lite) -> Golden:
+    """Path of one of these files by its name. The test is skipped where the folder does not have the file."""
+    return finder(goldens_lite)
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +79,7 @@ def start():
 def pytest_collection_modifyitems(items):
     """Mark the tests that read golden vectors."""
     for item in items:
-        if "goldens" in getattr(item, "fixturenames", ()):
+        if {"goldens", "goldens_lite"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("golden")
 
 
@@ -111,4 +104,5 @@ def pytest_terminal_summary(terminalreporter):
     if run or skipped:
         failures = f" ({len(failed)} failed)" if failed else ""
         counts = f"golden comparisons: {len(run)} run{failures}, {len(skipped)} skipped"
-        terminalreporter.write_line(f"{counts}; golden vectors of {golden_folder()}")
+        folders = f"{golden_folder('goldens')} and {golden_folder('goldens_lite')}"
+        terminalreporter.write_line(f"{counts}; golden vectors of {folders}")

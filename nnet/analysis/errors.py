@@ -13,9 +13,9 @@ from nnet.analysis.base import Analysis
 from nnet.analysis.corners import corner_radius
 from nnet.analysis.overlap import iou_with_objects
 from nnet.detection.images import Detected
+from nnet.families.options import SHOWN_SCORE
 from sample.targets import PenaltyOptions
 
-MIN_SCORE = 0.3  # score from which a detection or a corner is judged, as in the pictures
 FALSE_POSITIVE_IOU = 0.5  # a detection with a smaller IoU with every object of its class is false
 KINDS = ("right", "wrong_pairing", "wrong_corner", "imprecise")
 
@@ -28,7 +28,7 @@ class Errors(Analysis):
     needs_corners = True
 
     def see(self, detected: Detected) -> list[int]:
-        found = detected.found.take(detected.found.scores >= MIN_SCORE)
+        found = detected.found.take(detected.found.scores >= SHOWN_SCORE)
         return classify(found.boxes, found.labels, self.index.objects(detected.position), self.penalty).tolist()
 
     def figures(self, records: list[Any], results: list[dict]) -> dict[str, float | int | None]:
@@ -63,7 +63,7 @@ def error_shares(kinds: Sequence[int]) -> dict[str, float | int | None]:
     """Counts of detections by kind (Figure 9), and the fraction of each kind among the false ones."""
     counts = Counter(kinds)
     false = sum(counts[k] for k in range(1, len(KINDS)))
-    figures = {"min_score": MIN_SCORE, "detections": false + counts[0], "false": false}
+    figures = {"min_score": SHOWN_SCORE, "detections": false + counts[0], "false": false}
     for k, name in enumerate(KINDS[1:], 1):
         figures |= {name: counts[k], f"{name}_share": counts[k] / false if false else None}
     return figures

@@ -39,7 +39,6 @@ def detect_images(
         leave: whether the progress bar stays on the screen.
     """
     count = 0
-    decimals = 2 if detector.options.as_published else None
     shown = {"desc": "detecting", "unit": "image", "leave": leave, "disable": not group.first}
     with progress_bar(group.share(len(index)), **shown) as bar:
         for i in bar:
@@ -53,5 +52,5 @@ def detect_images(
             found = detector(image, index.objects(i))
             count += len(found.scores)
             bar.set_postfix(boxes=f"{count:,}", refresh=False)
-            results = to_results(index, i, found.boxes, found.scores, found.labels, decimals)
+            results = to_results(index, i, found.boxes, found.scores, found.labels, detector.options.result_decimals)
             yield Detected(i, image, found, results)

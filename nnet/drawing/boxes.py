@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from nnet.drawing.images import FONT, enlarged, enlarged_coordinates, enlargement, fitting_scale, text_size
+from nnet.families.options import SHOWN_SCORE
 
 Colour = tuple[int, int, int]
 """Blue, green, red, each 0 to 255."""
@@ -38,7 +39,7 @@ def draw_detections(
     scores: np.ndarray,
     labels: np.ndarray,
     names: Sequence[str] | Mapping[int, str],
-    threshold: float = 0.3,
+    threshold: float = SHOWN_SCORE,
     enlarge: bool = True,
 ) -> np.ndarray:
     """Draw the detections with a score of at least `threshold`, with class name and score, the best on top.

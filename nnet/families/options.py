@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+SHOWN_SCORE = 0.3  # score from which a detection, a corner or a center is drawn and judged, by default
+
 
 @dataclass(frozen=True)
 class DetectionOptions:
@@ -60,6 +62,11 @@ class DetectionOptions:
     """Memory layout of images and features. The results are equal up to rounding."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Autocast type of the network."""
+
+    @property
+    def result_decimals(self) -> int | None:
+        """Decimals of the boxes and scores of results. None: not rounded."""
+        return 2 if self.as_published else None
 
     def __post_init__(self):
         if self.nms_kernel % 2 == 0:

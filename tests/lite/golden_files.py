@@ -1,8 +1,7 @@
 """Reading CornerNet-Lite's golden vectors."""
 
 import json
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,35 +10,12 @@ import torch
 
 from db import AnnotationIndex, load_index
 from models.keypoints import CORNERS, KeypointMaps
-
-Golden = Callable[[str], Path]  # the fixture golden_lite
+from tests.golden_files import Golden
 
 
 def seed_of(golden: Golden) -> int:
     """The seed S of the golden vectors."""
     return json.loads(golden("manifest.json").read_text())["seed"]
-
-
-def released_state(names: Mapping[str, Sequence[int]]) -> dict[str, torch.Tensor]:
-    """A checkpoint of these names and shapes, as released, with the weights of the goldens' formula."""
-    return {name: released_weight(name, shape) for name, shape in names.items()}
-
-
-def released_weight(name: str, shape: Sequence[int]) -> torch.Tensor:
-    """The parameter or buffer of this name, by the formula of tests/goldens/README.md."""
-    if name.endswith("num_batches_tracked"):
-        return torch.zeros(shape, dtype=torch.int64)
-    g = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
-    if len(shape) == 4:
-        g = g * np.sqrt(2 / (shape[1] * shape[2] * shape[3]))
-    elif name.endswith("running_var"):
-        g = 1 + 0.5 * np.tanh(g)
-    elif name.endswith(".weight"):
-        g = 0.5 + 0.1 * g
-    else:
-        last_of_heatmap = name.endswith(".1.bias") and ("_heats." in name or ".att_modules." in name)
-        g = 0.1 * g - (2.19 if last_of_heatmap else 0)
-    return torch.from_numpy(np.asarray(g, dtype=np.float32))
 
 
 class DecodeCase(NamedTuple):

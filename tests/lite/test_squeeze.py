@@ -25,7 +25,8 @@ from sample.augment import Crop, Mirror, RandomCrop, Sample, augmentations
 from sample.colour import BRIGHTNESS, CONTRAST, SATURATION, ColourDraw, normalise
 from sample.geometry import clip_boxes
 from sample.targets import BatchObjects, Grid, box_targets, penalty_spread
-from tests.lite.golden_files import decode_cases, released_state, seed_of, tiny_index
+from tests.golden_files import released_state
+from tests.lite.golden_files import decode_cases, seed_of, tiny_index
 
 FOLDER = Path(configs.__file__).parent
 CONFIG = configs.load(FOLDER / "cornernet_squeeze.yaml")

@@ -1,7 +1,6 @@
 """Networks against the released implementation: parameters, outputs and training steps."""
 
 import json
-import zlib
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from models.hourglass import HourglassOptions
 from models.losses import detection_loss
 from nnet.runtime.released_names import rename
 from sample.targets import PLACES, KeypointTargets, gaussian_radius
+from tests.golden_files import released_state
 
 SHORT = {"top_left": "tl", "bottom_right": "br", "center": "ct"}
 # The networks of the goldens: how each is built, and how many parameters it has.
@@ -26,22 +26,7 @@ NETWORKS = {
 
 def golden_weights(names: dict[str, list[int]]) -> dict[str, torch.Tensor]:
     """Weights by our names, made by the formula of the goldens' README from the released names."""
-    weights = {}
-    for name, shape in names.items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        g = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
-        if len(shape) == 4:
-            g = g * np.sqrt(2 / (shape[1] * shape[2] * shape[3]))
-        elif name.endswith("running_var"):
-            g = 1 + 0.5 * np.tanh(g)
-        elif name.endswith(".weight"):
-            g = 0.5 + 0.1 * g
-        else:
-            heat = "_heats." in name and name.endswith(".1.bias")
-            g = 0.1 * g - (2.19 if heat else 0)
-        weights[rename(name)] = torch.from_numpy(np.asarray(g, dtype=np.float32))
-    return weights
+    return {rename(name): weight for name, weight in released_state(names).items()}
 
 
 def golden_network(golden, name, classes=80):

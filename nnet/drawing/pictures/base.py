@@ -15,7 +15,6 @@ from nnet.drawing.boxes import class_colour, draw_boxes
 from nnet.drawing.images import side_by_side
 from sample.targets import PenaltyOptions
 
-SHOWN_SCORE = 0.3  # score from which a box, a corner or a center is drawn
 # BGR
 GREEN, RED, ORANGE = (80, 200, 60), (60, 60, 230), (0, 150, 255)
 YELLOW, MAGENTA, CYAN = (0, 230, 255), (230, 60, 220), (220, 200, 0)

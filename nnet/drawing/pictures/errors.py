@@ -7,7 +7,7 @@ import numpy as np
 
 from models.keypoints import CORNERS
 from nnet.analysis.corners import corner_radius
-from nnet.analysis.errors import KINDS, MIN_SCORE, classify
+from nnet.analysis.errors import KINDS, classify
 from nnet.detection.detector import Detector
 from nnet.drawing.boxes import Colour, draw_boxes
 from nnet.drawing.images import enlarged
@@ -23,6 +23,7 @@ from nnet.drawing.pictures.base import (
     draw_objects,
     in_a_row,
 )
+from nnet.families.options import SHOWN_SCORE
 from sample.targets import PLACES
 
 COLOURS = {"wrong_pairing": MAGENTA, "wrong_corner": ORANGE, "imprecise": CYAN}
@@ -49,7 +50,7 @@ def draw_corners(shown: Shown, detector: Detector) -> np.ndarray:
     found = detector.corners(shown.image, objects)
     for kind, direction in zip(CORNERS, (1, -1), strict=True):
         points, labels, scores = found[kind]
-        annotated, sure = PLACES[kind].locate(objects.boxes), scores >= MIN_SCORE
+        annotated, sure = PLACES[kind].locate(objects.boxes), scores >= SHOWN_SCORE
         distance = np.linalg.norm(points[sure, None] - annotated, axis=-1)  # (predicted, annotated)
         near = (distance <= radius) & (labels[sure, None] == objects.labels)
         for where, colour in (
@@ -64,7 +65,7 @@ def draw_corners(shown: Shown, detector: Detector) -> np.ndarray:
 
 def draw_false_boxes(shown: Shown) -> np.ndarray:
     """The false detections, in the colours of their kinds."""
-    found = shown.found.take(shown.found.scores >= MIN_SCORE)
+    found = shown.found.take(shown.found.scores >= SHOWN_SCORE)
     kinds = [KINDS[k] for k in classify(found.boxes, found.labels, shown.objects, shown.penalty)]
     false = [i for i, kind in enumerate(kinds) if kind != "right"]
     texts = [f"{shown.names[found.labels[i]]} {found.scores[i]:.2f}" for i in false]

@@ -9,8 +9,9 @@ from nnet.detection.detector import Detector
 from nnet.detection.suppression import suppress
 from nnet.drawing.boxes import class_colour, draw_boxes, draw_detections
 from nnet.drawing.heatmaps import draw_heatmap, draw_regions
-from nnet.drawing.pictures.base import GREEN, RED, SHOWN_SCORE, Picture, Shown, draw_objects, in_a_row
+from nnet.drawing.pictures.base import GREEN, RED, Picture, Shown, draw_objects, in_a_row
 from nnet.families.base import Evidence
+from nnet.families.options import SHOWN_SCORE
 
 
 class Row(Picture):

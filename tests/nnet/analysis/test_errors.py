@@ -3,9 +3,10 @@
 import numpy as np
 
 from db import Objects
-from nnet.analysis.errors import KINDS, MIN_SCORE, Errors, classify, error_shares
+from nnet.analysis.errors import KINDS, Errors, classify, error_shares
 from nnet.detection.images import Detected
 from nnet.detection.suppression import Found
+from nnet.families.options import SHOWN_SCORE
 from sample.targets import PenaltyOptions
 from tests.nnet.analysis.annotations import BOX, index_of
 
@@ -46,7 +47,7 @@ def test_shares_of_errors():
 def test_the_analysis_judges_sure_detections(tmp_path):
     tool = Errors(index_of(tmp_path, (1, 3, BOX, 0)), None, PENALTY)
     boxes = np.array([[10, 10, 50, 50], [100, 10, 140, 50], [100, 10, 140, 50]], np.float32)
-    found = Found(boxes, np.array([MIN_SCORE, 0.9, 0.29], np.float32), np.zeros(3, np.int64))
+    found = Found(boxes, np.array([SHOWN_SCORE, 0.9, 0.29], np.float32), np.zeros(3, np.int64))
     records = tool.see(Detected(0, None, found._replace(scores=found.scores + np.float32(1e-6)), []))
     assert [KINDS[k] for k in records] == ["right", "wrong_corner"]
     figures = tool.figures(records * 2, [])
