@@ -1,4 +1,4 @@
-"""Training targets, drawn on the device from the boxes of a batch (CornerNet, Sections 3.2, 3.3; CenterNet, 3.2).
+"""Training targets, drawn on the device from the boxes of a batch (CornerNet, Section 3.2; CenterNet, Section 3.2).
 
 To add a kind of keypoint, add it to PLACES here and to KINDS in models/keypoints.py.
 """
@@ -35,7 +35,8 @@ class PenaltyOptions:
     radius: NonNegativeFloat = 2.5
     """kind fixed: the radius in heatmap cells."""
     rule: Literal["cornernet", "centernet"] = "cornernet"
-    """kind object: which released formula gives the radius."""
+    """kind object: which released formula gives the radius. cornernet: CornerNet's since March 2019, according to the
+    paper. centernet: that of CornerNet's first release (August 2018), which CenterNet's release has kept."""
     center_divisor: PositiveFloat = 5.0
     """A center's Gaussian has sigma = (2 radius + 1) / center_divisor. A corner's has 6 in its place."""
 
@@ -95,8 +96,8 @@ def gaussian_radius(height: ArrayLike, width: ArrayLike, overlap: float, rule: s
     """Distance that both corners may move so that the IoU with the box is at least `overlap`: float64, not rounded.
 
     The smallest of three cases: one corner moves inwards and the other outwards, both inwards, both outwards. The rule
-    "centernet" is that of CenterNet's release, which takes the other root in the first two cases and divides by 2 in
-    all of them.
+    "centernet" is that of CornerNet's first release, which CenterNet's release has kept. It takes the other root in the
+    first two cases and divides by 2 in all of them.
 
     The order of operations is that of the released code, and square roots are NumPy's, which are correctly rounded
     (torch's are not). Many radii are whole numbers (12 x 15 cells at 0.3: exactly 3) that are rounded down later; an

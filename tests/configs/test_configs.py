@@ -27,6 +27,7 @@ FOLDER = Path(configs.__file__).parent
 EXPERIMENTS = """
     bccd coco2014 coco_tiny_ceiling coco_tiny_overfit toy toy_centernet toy_squeeze
     cornernet_hg104 cornernet_hg104_multiscale cornernet_hg52 cornernet_hg52_multiscale
+    cornernet_2018_hg104 cornernet_2018_hg104_multiscale cornernet_2018_hg52 cornernet_2018_hg52_multiscale
     cornernet_hg104_ablation cornernet_hg104_fixed_radius cornernet_hg104_no_penalty_reduction
     cornernet_hg104_no_pooling fpn_corners hourglass_anchors cornernet_squeeze
     centernet_hg104 centernet_hg104_multiscale centernet_hg52 centernet_hg52_multiscale
@@ -67,6 +68,10 @@ def test_experiments_differ_as_they_say():
     assert load(FOLDER / "cornernet_hg52_multiscale.yaml") == load(
         FOLDER / "cornernet_hg104_multiscale.yaml", ["model.backbone.stacks=1"]
     )
+    for name in ("hg104", "hg104_multiscale", "hg52", "hg52_multiscale"):  # the radius of CornerNet's first release
+        first = load(FOLDER / f"cornernet_2018_{name}.yaml")
+        assert first.penalty == load(FOLDER / "centernet_hg104.yaml").penalty
+        assert first == load(FOLDER / f"cornernet_{name}.yaml", ["penalty.rule=centernet", "penalty.overlap=0.7"])
     toy, bccd = load(FOLDER / "toy.yaml"), load(FOLDER / "bccd.yaml")
     assert bccd.data.train == toy.data.train and bccd.data.root == "data/bccd" and toy.data.test is None
 

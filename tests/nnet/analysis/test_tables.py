@@ -54,15 +54,15 @@ def test_published_figures_that_the_text_of_the_paper_repeats():
     first = {name: {row.run: row.published for row in table.rows} for name, table in DATA.items()}
     truth = first["centernet.table5"]
     gains = """
-        table2 centernet_hg52/test cornernet_hg52/test 0 3.8
-        table2 centernet_hg52_multiscale/test cornernet_hg52_multiscale/test 0 4.1
-        table2 centernet_hg104_multiscale/test cornernet_hg104_multiscale/test 0 4.9
-        table2 centernet_hg52/test cornernet_hg52/test 3 5.5
-        table2 centernet_hg52_multiscale/test cornernet_hg52_multiscale/test 3 6.4
-        table2 centernet_hg104_multiscale/test cornernet_hg104_multiscale/test 3 8.1
-        table2 centernet_hg104/test cornernet_hg104/test 4 4.7
-        table3 cornernet_hg52/val centernet_hg52/val 4 9.5
-        table3 cornernet_hg104/val centernet_hg104/val 4 9.6
+        table2 centernet_hg52/test cornernet_2018_hg52/test 0 3.8
+        table2 centernet_hg52_multiscale/test cornernet_2018_hg52_multiscale/test 0 4.1
+        table2 centernet_hg104_multiscale/test cornernet_2018_hg104_multiscale/test 0 4.9
+        table2 centernet_hg52/test cornernet_2018_hg52/test 3 5.5
+        table2 centernet_hg52_multiscale/test cornernet_2018_hg52_multiscale/test 3 6.4
+        table2 centernet_hg104_multiscale/test cornernet_2018_hg104_multiscale/test 3 8.1
+        table2 centernet_hg104/test cornernet_2018_hg104/test 4 4.7
+        table3 cornernet_2018_hg52/val centernet_hg52/val 4 9.5
+        table3 cornernet_2018_hg104/val centernet_hg104/val 4 9.6
         table4 centernet_hg52_cascade/val centernet_hg52_corners/val 0 0.7
         table4 centernet_hg52_cascade/val centernet_hg52_corners/val 11 1.8
         table4 centernet_hg52_regions/val centernet_hg52_corners/val 3 4.6
@@ -97,7 +97,7 @@ def test_differences_and_blank_rows(tmp_path, monkeypatch, capsys):
     # 0.3076 is shown as 30.8, and the difference is that of what is shown; null is nothing to measure
     figures = ["34.5 (-0.6)", "30.8 (+0.1)", "34.2 (+0.0)", "50.0 (+9.2)", "", "0.0 (-31.3)", "100.0 (+75.6)"]
     assert rows[3] == ["", "ours", *figures, "`test.py configs/centernet_hg52.yaml`"]
-    for k, config in ((0, "cornernet_hg52"), (4, "cornernet_hg104"), (6, "centernet_hg104")):
+    for k, config in ((0, "cornernet_2018_hg52"), (4, "cornernet_2018_hg104"), (6, "centernet_hg104")):
         assert rows[k + 1] == ["", "ours", *[""] * 7, f"`test.py configs/{config}.yaml`"]
 
 
@@ -183,7 +183,7 @@ FULL = dict.fromkeys(FDS, 0.5)
     ],
 )
 def test_metrics_that_cannot_be_used_leave_their_row_blank(tmp_path, monkeypatch, capsys, content, message):
-    path = write_run(tmp_path, "cornernet_hg104/val")
+    path = write_run(tmp_path, "cornernet_2018_hg104/val")
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     write_run(tmp_path, "centernet_hg104/val", **FULL)
     code, out, err = run(monkeypatch, capsys, tmp_path, "--table", "centernet.table1", "centernet.table3")
