@@ -119,8 +119,11 @@ class Detector:
         network = self.family.network
         if self.options.resize == "original":
             placement = place_original(*image.shape[:2], scale, network.stride, network.divisor)
-            return paste(image, placement), placement
-        return fit(image, tuple(max(1, round(n * scale)) for n in self.input_size), network.stride)
+            canvas = paste(image, placement)
+        else:
+            size = tuple(max(1, round(n * scale)) for n in self.input_size)
+            canvas, placement = fit(image, size, network.stride)
+        return canvas, placement._replace(exact_mirror=not self.options.as_published)
 
     @torch.inference_mode()
     def predict(self, *canvases: np.ndarray) -> Any:

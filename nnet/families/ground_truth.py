@@ -63,9 +63,9 @@ def shared_groups(cells: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def mirrored(boxes: np.ndarray, width: int) -> np.ndarray:
-    """Boxes (n, 4) mirrored as decoding undoes it: x -> width - x. (Training mirrors pixels: x -> width - x - 1.)"""
+    """Boxes (n, 4) in the mirror image, as training mirrors them and a perfect network predicts: x -> width - 1 - x."""
     x1, y1, x2, y2 = boxes.T
-    return np.stack([width - x2, y1, width - x1, y2], 1)
+    return np.stack([width - 1 - x2, y1, width - 1 - x1, y2], 1)
 
 
 def _replace(

@@ -19,6 +19,7 @@ class Placement(NamedTuple):
     border: tuple[float, float]  # where the resized image begins on the canvas, in pixels
     size: tuple[float, float]  # of the resized image, in pixels
     scale: tuple[float, float]  # pixels of the resized image per pixel of the image
+    exact_mirror: bool = False  # undo the mirror image as training makes it, not as the released test does
 
 
 def place_original(height: int, width: int, scale: float, stride: int, divisor: int = 128) -> Placement:
@@ -60,12 +61,15 @@ def to_canvas(boxes: np.ndarray, placement: Placement) -> np.ndarray:
 def from_cells(points: np.ndarray, placement: Placement) -> np.ndarray:
     """Points in cells -> in pixels of the resized image: (B, n, 2) x, y -> (B * n, 2).
 
-    If B is 2, the second row is of the mirror image. Mirroring is undone by x -> width - x, as released.
+    If B is 2, the second row is of the mirror image. The released test undoes mirroring by x -> width - x. Training
+    mirrors by x -> width - 1 - x, so these points lie one pixel of the canvas too far to the right. `exact_mirror`
+    undoes what training does.
     """
-    cells = placement.cells
+    cells, width = placement.cells, placement.canvas[1]
     points = points.copy()
     if len(points) == 2:
-        points[1, :, 0] = cells[1] - points[1, :, 0]
+        end = cells[1] * ((width - 1) / width) if placement.exact_mirror else cells[1]
+        points[1, :, 0] = end - points[1, :, 0]
     for axis, column in ((1, 0), (0, 1)):
         points[..., column] /= cells[axis] / placement.canvas[axis]
         points[..., column] -= placement.border[axis]

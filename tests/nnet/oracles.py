@@ -23,7 +23,7 @@ SIZE = 40  # pixels of the image of a TripletOracle; the canvas at scale 1 has 6
 
 
 class BoxOracle(torch.nn.Module):
-    """Answers every canvas with the maps of given boxes, in canvas pixels, also mirrored."""
+    """Answers every canvas with the maps of given boxes, in canvas pixels, mirrored as in training."""
 
     stride, divisor = STRIDE, 8
 
@@ -42,7 +42,8 @@ class BoxOracle(torch.nn.Module):
                 for number, box in enumerate(self.boxes):
                     x1, y1, x2, y2 = (v * n / m for v, n, m in zip(box, (w, h, w, h), (width, height) * 2, strict=True))
                     if view == 1:
-                        x1, x2 = w - x2, w - x1
+                        end = w * (width - 1) / width  # as training mirrors
+                        x1, x2 = end - x2, end - x1
                     x, y = ((x1, y1, x2, y2)[c] for c in columns)
                     heat[view, 0, int(y), int(x)] = 5.0
                     tag[view, 0, int(y), int(x)] = 3.0 * number

@@ -1,15 +1,17 @@
 """How an image lies on the canvas, and the way back to its pixels."""
 
 import numpy as np
+import pytest
 
 from nnet.families.placement import boxes_from_cells, paste, place_original, to_canvas
+from sample.geometry import mirror
 
 STRIDE = 4
 
 
 def test_placement_by_hand():
     placement = place_original(100, 301, 0.5, STRIDE, divisor=128)
-    assert placement == ((127, 255), (32, 64), (63 - 25, 127 - 75), (50, 150), (0.5, 0.5))
+    assert placement == ((127, 255), (32, 64), (63 - 25, 127 - 75), (50, 150), (0.5, 0.5), False)
     image = np.full((100, 301, 3), 200, np.uint8)
     canvas = paste(image, placement)
     assert canvas.shape == (127, 255, 3)
@@ -37,6 +39,19 @@ def test_boxes_return_to_the_image_and_those_of_the_mirror_image_too():
     np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
     assert boxes[0, 0, 0] == 20  # the argument is unchanged
     assert far.tolist() == [False, False]
+
+
+@pytest.mark.parametrize("exact, shift", [(False, 1 / 0.5), (True, 0)])
+def test_what_training_mirrors_comes_back_as_the_options_say(exact, shift):
+    """The released test puts the boxes of the mirror image one pixel of the canvas too far to the right."""
+    placement = place_original(100, 301, 0.5, STRIDE, divisor=128)._replace(exact_mirror=exact)
+    box = np.array([[40.0, 20.0, 111.5, 90.25]])
+    canvas = to_canvas(box, placement)
+    views = np.stack([canvas, mirror(np.zeros((127, 255, 3), np.uint8), canvas)[1]])
+    cells = views * np.tile([64 / 255, 32 / 127], 2)
+    found, _ = boxes_from_cells(cells.astype(np.float32), placement)
+    np.testing.assert_allclose(found[0], box[0], rtol=1e-4)
+    np.testing.assert_allclose(found[1], box[0] + [shift, 0, shift, 0], rtol=1e-4)
 
 
 def test_boxes_are_clipped_to_the_image():
