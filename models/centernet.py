@@ -54,4 +54,4 @@ def centernet(classes: int, options: CenterNetOptions) -> KeypointNetwork:
         modules["center"] = partial(prediction_module, *sizes, pool_of("center", options.center_pooling))
     for name in options.extra_keypoints:
         modules[name] = partial(prediction_module, *sizes, pool_of(name))
-    return keypoint_network(classes, backbone, modules, options.head, options.bn_init)
+    return keypoint_network(classes, backbone, modules, options.head, options.bn_init, options.feed_back)

@@ -31,13 +31,19 @@ class CornerNetOptions:
     """false: sum the two branches without pooling them (the ablation of corner pooling, Table 1)."""
     head: Literal[tuple(HEADS)] = "conv3x3"
     """First convolution of the heads: a name in models.layers.HEADS."""
+    feed_back: bool = False
+    """Add the predictions of a stack, through a 1x1 convolution, to the input of the next hourglass. The paper leaves
+    this out, since it "hurts the performance" (Section 3.5)."""
     extra_keypoints: tuple[Literal[tuple(KINDS)], ...] = ()
     """Further kinds of keypoint to predict and supervise: names in models.keypoints.KINDS. Boxes do not depend on
     them."""
     bn_init: Literal["uniform", "ones"] = "uniform"
-    """Initial BatchNorm weights: U(0, 1), which was PyTorch's default in 2018, or 1."""
+    """Initial BatchNorm weights: U(0, 1), which was PyTorch's default in 2018, or 1. Those of resnet_fpn's ResNet are
+    always 1."""
 
     def __post_init__(self):
+        if self.feed_back and getattr(self.backbone, "stacks", 1) < 2:
+            raise ValueError("feed_back", "needs a backbone of several stacks, such as model.backbone.stacks=2")
         for name in self.extra_keypoints:
             if name in self.predicted:
                 raise ValueError("extra_keypoints", f"{name} is predicted anyway")
@@ -61,4 +67,4 @@ def cornernet(classes: int, options: CornerNetOptions) -> KeypointNetwork:
     sizes = backbone.width, options.pool_width
     kinds = (*CORNERS, *options.extra_keypoints)
     modules = {name: partial(prediction_module, *sizes, pool_of(name, options.corner_pooling)) for name in kinds}
-    return keypoint_network(classes, backbone, modules, options.head, options.bn_init)
+    return keypoint_network(classes, backbone, modules, options.head, options.bn_init, options.feed_back)

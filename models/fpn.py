@@ -30,6 +30,7 @@ class ResNetFPN(nn.Module):
     """
 
     Options = FPNOptions
+    own_batch_norm_init = True  # torchvision's ResNet sets all BatchNorm weights to 1, and did so in 2018
 
     def __init__(self, options: FPNOptions):
         super().__init__()

@@ -163,7 +163,11 @@ class StackedHourglass(nn.Module):
         self.from_features = nn.ModuleList(conv1x1_bn(width, width) for _ in range(stacks - 1))
         self.merge = nn.ModuleList(Residual(width, width) for _ in range(stacks - 1))
 
-    def forward(self, images: Tensor) -> list[Tensor] | list[list[Tensor]]:
+    def forward(
+        self, images: Tensor, feed_back: Callable[[int, Tensor], Tensor] | None = None
+    ) -> list[Tensor] | list[list[Tensor]]:
+        """feed_back: called with the number and the features of each stack but the last. What it returns, of the shape
+        of the features, is added to the input of the next stack."""
         x = self.stem(images)
         outputs = []
         for stack in range(self.stacks):
@@ -175,6 +179,8 @@ class StackedHourglass(nn.Module):
             else:
                 outputs.append(levels if last else levels[1:])
             if not last:
-                x = torch.relu(self.from_input[stack](x) + self.from_features[stack](y))
-                x = self.merge[stack](x)
+                x = self.from_input[stack](x) + self.from_features[stack](y)
+                if feed_back is not None:
+                    x = x + feed_back(stack, y)
+                x = self.merge[stack](torch.relu(x))
         return outputs

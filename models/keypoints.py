@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from models.corner_pooling import PredictionModule
-from models.layers import HEADS, init_batch_norm
+from models.layers import HEADS, conv1x1_bn, init_batch_norm
 
 HEATMAP_BIAS = -2.19  # logit of 0.1: about the score of every cell at the start of training
 
@@ -81,11 +82,22 @@ class KeypointNetwork(nn.Module):
         recomputed: classes of the modules that activation checkpointing recomputes.
     """
 
-    def __init__(self, backbone: nn.Module, branches: Mapping[str, Sequence[nn.Module]], bn_init: str = "uniform"):
-        """backbone: see models/backbones.py. branches: kind of keypoint -> one branch per stack."""
+    def __init__(
+        self,
+        backbone: nn.Module,
+        branches: Mapping[str, Sequence[nn.Module]],
+        bn_init: str = "uniform",
+        feedback: Sequence[nn.Module] = (),
+    ):
+        """backbone: see models/backbones.py. branches: kind of keypoint -> one branch per stack.
+
+        feedback: for each stack but the last, maps its predictions, concatenated, to the width of the features, which
+        are added to the input of the next stack. Empty: predictions are not fed back, as published.
+        """
         super().__init__()
         self.backbone = backbone
         self.branches = nn.ModuleDict({name: nn.ModuleList(stacks) for name, stacks in branches.items()})
+        self.feedback = nn.ModuleList(feedback)
         self.keypoints = tuple(branches)
         self.stride = backbone.stride
         self.divisor = backbone.divisor
@@ -99,10 +111,21 @@ class KeypointNetwork(nn.Module):
             images: (B, 3, H, W), normalised.
             every_stack: None means in training mode only. Training supervises every stack, testing needs the last one.
         """
-        features = self.backbone(images)
+        made: dict[int, Predictions] = {}
+
+        def feed_back(stack: int, features: Tensor) -> Tensor:
+            made[stack] = self.predict(stack, features)
+            maps = [m for kind in made[stack].values() for m in kind if m is not None]
+            return self.feedback[stack](torch.cat(maps, 1))
+
+        features = self.backbone(images, feed_back) if self.feedback else self.backbone(images)
         every_stack = self.training if every_stack is None else every_stack
         stacks = range(len(features)) if every_stack else [len(features) - 1]
-        return [{name: branch[s](features[s]) for name, branch in self.branches.items()} for s in stacks]
+        return [made[s] if s in made else self.predict(s, features[s]) for s in stacks]
+
+    def predict(self, stack: int, features: Tensor) -> Predictions:
+        """The predictions of one stack."""
+        return {name: branch[stack](features) for name, branch in self.branches.items()}
 
 
 def keypoint_network(
@@ -111,6 +134,7 @@ def keypoint_network(
     modules: Mapping[str, Callable[[], nn.Module]],
     head: str = "conv3x3",
     bn_init: str = "uniform",
+    feed_back: bool = False,
 ) -> KeypointNetwork:
     """A network that predicts the kinds of keypoint in `modules`, with fresh weights.
 
@@ -118,6 +142,8 @@ def keypoint_network(
         modules: kind of keypoint (a name in KINDS) -> what makes its prediction module.
         head: a name in models.layers.HEADS.
         bn_init: see models.layers.init_batch_norm.
+        feed_back: whether the predictions of a stack are added to the input of the next one (CornerNet, Section 3.5,
+            which leaves this out).
     """
     branches = {
         name: [
@@ -125,4 +151,7 @@ def keypoint_network(
         ]
         for name, make in modules.items()
     }
-    return KeypointNetwork(backbone, branches, bn_init)
+    outputs = sum(classes + KINDS[name].grouped + 2 for name in modules)  # maps of a stack
+    stacks = backbone.stacks - 1 if feed_back else 0
+    feedback = [conv1x1_bn(outputs, backbone.width) for _ in range(stacks)]
+    return KeypointNetwork(backbone, branches, bn_init, feedback)

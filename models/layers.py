@@ -64,10 +64,12 @@ def init_batch_norm(module: nn.Module, how: str) -> None:
     """Draw the weights of every BatchNorm of `module` from U(0, 1) ("uniform") or set them to 1 ("ones").
 
     The published networks were "randomly initialized under the default setting of PyTorch" (CornerNet, Section 4.1) at
-    a time when that default was U(0, 1). It is 1 today.
+    a time when that default was U(0, 1). It is 1 today. Modules whose class has `own_batch_norm_init` are left as they
+    are: they set these weights themselves, and did so then.
     """
+    own = {m for part in module.modules() if getattr(part, "own_batch_norm_init", False) for m in part.modules()}
     for m in module.modules():
-        if isinstance(m, nn.BatchNorm2d):
+        if isinstance(m, nn.BatchNorm2d) and m not in own:
             if how == "uniform":
                 nn.init.uniform_(m.weight)
             elif how == "ones":

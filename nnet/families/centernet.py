@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,7 @@ from nnet.families.ground_truth import MAPS
 from nnet.families.options import DetectionOptions
 from sample.targets import PenaltyOptions
 
-LARGE_AREA = 150**2  # pixels: larger boxes have a central region of a fifth of their sides, others of a third
+Regions = Callable[[np.ndarray], np.ndarray]
 TRUE_CENTERS = "centers"  # name under which the annotation replaces the centers
 
 
@@ -40,7 +40,7 @@ class CenterNet(CornerNet):
         if not self.tested:
             return super().propose(views, options)
         pairs, centers = self.pairs_and_centers(views, options)
-        return keep_triplets(pairs, centers, options.center_match)
+        return keep_triplets(pairs, centers, options.center_match, regions_of(options))
 
     def pairs_and_centers(self, views: Iterator[View], options: DetectionOptions) -> tuple[Candidates, Points]:
         """Pairs of corners that are not rejected, of all views, and the centers.
@@ -63,29 +63,37 @@ class CenterNet(CornerNet):
         if not self.tested:
             return None
         pairs, centers = self.pairs_and_centers(views, options)
-        without = find_centers(pairs.boxes, pairs.labels, centers, options.center_match) < 0
-        kept = keep_triplets(pairs, centers, options.center_match)
-        deciding = partial(find_centers, centers=centers, match=options.center_match)
-        return Evidence(kept, pairs.take(without), "center", centers, central_regions, deciding)
+        regions = regions_of(options)
+        deciding = partial(find_centers, centers=centers, match=options.center_match, regions=regions)
+        kept = keep_triplets(pairs, centers, options.center_match, regions)
+        return Evidence(kept, pairs.take(deciding(pairs.boxes, pairs.labels) < 0), "center", centers, regions, deciding)
 
 
-def central_regions(boxes: np.ndarray) -> np.ndarray:
+def central_regions(boxes: np.ndarray, divisors: tuple[int, int] = (3, 5), size: float = 150.0) -> np.ndarray:
     """Central regions of boxes (n, 4) x1, y1, x2, y2 in pixels (equation 1): (n, 4).
 
-    A third of each side (n = 3) for areas of up to 150^2 pixels, a fifth (n = 5) for larger ones.
+    Each side is divided by n: the first of `divisors` for areas of up to size^2 pixels, the second for larger ones.
     """
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    n = np.where(width * height <= LARGE_AREA, 3, 5).astype(boxes.dtype)[:, None]
+    n = np.where(width * height <= size**2, *divisors).astype(boxes.dtype)[:, None]
     first, last = boxes[:, :2], boxes[:, 2:]
     return np.concatenate([(n + 1) * first + (n - 1) * last, (n - 1) * first + (n + 1) * last], 1) / (2 * n)
 
 
-def find_centers(boxes: np.ndarray, labels: np.ndarray, centers: Points, match: str = "first") -> np.ndarray:
+def regions_of(options: DetectionOptions) -> Regions:
+    """What gives the central regions of boxes."""
+    return partial(central_regions, divisors=options.region_divisors, size=options.region_size)
+
+
+def find_centers(
+    boxes: np.ndarray, labels: np.ndarray, centers: Points, match: str = "first", regions: Regions = central_regions
+) -> np.ndarray:
     """For each box (n, 4), the index of the center of its class strictly inside its central region, or -1: (n,).
 
     Args:
         labels: (n,) class numbers of the boxes.
         match: which of several. first: the first one. best: the one with the highest score.
+        regions: boxes (n, 4) -> their central regions (n, 4).
     """
     order = np.arange(len(centers.scores))
     if match == "best":
@@ -93,17 +101,19 @@ def find_centers(boxes: np.ndarray, labels: np.ndarray, centers: Points, match: 
     if not len(order):
         return np.full(len(boxes), -1)
     x, y = centers.points[order].T
-    x1, y1, x2, y2 = central_regions(boxes).T[:, :, None]
+    x1, y1, x2, y2 = regions(boxes).T[:, :, None]
     inside = (x1 < x) & (x < x2) & (y1 < y) & (y < y2) & (labels[:, None] == centers.labels[order])  # (n, m)
     return np.where(inside.any(1), order[inside.argmax(1)], -1)
 
 
-def keep_triplets(pairs: Candidates, centers: Points, match: str = "first") -> Candidates:
+def keep_triplets(
+    pairs: Candidates, centers: Points, match: str = "first", regions: Regions = central_regions
+) -> Candidates:
     """The pairs that have a center (see find_centers), with the mean score of the three keypoints, best first.
 
     They are sorted as released. Soft-NMS goes by score anyway, but merging depends on the order of its boxes.
     """
-    found = find_centers(pairs.boxes, pairs.labels, centers, match)
+    found = find_centers(pairs.boxes, pairs.labels, centers, match, regions)
     kept = pairs.take(found >= 0)
     scores = (kept.scores * 2 + centers.scores[found[found >= 0]]) / 3
     return kept._replace(scores=scores).take(np.argsort(-scores, kind="stable"))

@@ -36,6 +36,11 @@ class DetectionOptions:
     center_scales: Literal["one", "all"] = "one"
     """model.detector centernet: scales whose centers are used. one: only the scale next to 1, as published. all: every
     scale (the paper does not say)."""
+    region_divisors: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (3, 5)
+    """model.detector centernet: the central region of a box has its sides divided by the first number if the box is
+    small, and by the second if it is large (n of CenterNet, Section 3.2)."""
+    region_size: NonNegativeFloat = 150.0
+    """model.detector centernet: a box is large if its area in pixels of the image is above the square of this."""
     outside: NonNegativeFloat = 0.0
     """Boxes that reach this many pixels of the resized image, or more, outside it are dropped. 0: none are."""
     nms_kernel: Annotated[int, Field(gt=0)] = 3
@@ -57,7 +62,8 @@ class DetectionOptions:
     detections: PositiveInt = 100
     """Number of best detections per image, over all classes."""
     as_published: bool = True
-    """Keep the stale rows of the released soft-NMS and round results to 2 decimals. false: neither."""
+    """Keep the stale rows of the released soft-NMS, round results to 2 decimals, and undo the mirror image as released,
+    which puts its boxes one pixel too far to the right. false: none of the three."""
     channels_last: bool = False
     """Memory layout of images and features. The results are equal up to rounding."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -38,11 +38,14 @@ def test_every_parameter_is_used(network):
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
 
 
-def test_starts_as_every_network_does(network):
-    weights = network.backbone.stages[0][0].bn1.weight
+def test_only_the_layers_on_top_of_the_resnet_start_as_in_2018(network):
+    def batch_norm_weights(part):
+        return torch.cat([m.weight for m in part.modules() if isinstance(m, torch.nn.BatchNorm2d)])
+
+    weights = batch_norm_weights(network.branches)
     assert 0 <= weights.min() and weights.max() < 1 and weights.std() > 0.2
-    ones = cornernet(3, replace(TINY, bn_init="ones"))
-    assert (ones.backbone.stages[0][0].bn1.weight == 1).all()
+    assert (batch_norm_weights(network.backbone) == 1).all()
+    assert (batch_norm_weights(cornernet(3, replace(TINY, bn_init="ones"))) == 1).all()
 
 
 def test_checkpointing_changes_nothing():

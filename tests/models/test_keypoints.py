@@ -61,3 +61,28 @@ def test_targets_of_other_kinds_than_the_predictions_are_an_error():
     targets = box_targets(CORNERS, batch.objects, Grid(1, 3, (63, 63), (16, 16)), family.penalty)
     with pytest.raises(ValueError, match="predicts top_left, bottom_right, center, but the targets are of top_left"):
         stack_loss(maps, targets, batch.objects.image_index, LossOptions())
+
+
+def test_predictions_that_are_fed_back():
+    """They change the next stack alone, and all weights but those of the new layers are drawn as without them."""
+    backbone = {"stacks": 2}
+    network, usual = (small_network(backbone=backbone, feed_back=value).eval() for value in (True, False))
+    new = network.state_dict().keys() - usual.state_dict().keys()
+    assert {name.split(".")[0] for name in new} == {
+        "feedback"
+    } and usual.state_dict().keys() < network.state_dict().keys()
+    network.load_state_dict({**network.state_dict(), **usual.state_dict()})
+    x = torch.randn(1, 3, 33, 47)
+    (first, second), (expected, other) = network(x, every_stack=True), usual(x, every_stack=True)
+    assert torch.equal(first["top_left"].heatmap, expected["top_left"].heatmap)
+    assert not torch.equal(second["top_left"].heatmap, other["top_left"].heatmap)
+    assert torch.equal(network(x)[0]["top_left"].heatmap, second["top_left"].heatmap)
+    torch.nn.init.zeros_(network.feedback[0][1].weight)  # nothing is fed back
+    assert torch.equal(network(x)[0]["top_left"].heatmap, other["top_left"].heatmap)
+    network.train()(x)[1]["bottom_right"].offset.sum().backward()
+    assert all(p.grad is not None for p in network.feedback.parameters())
+
+
+def test_only_several_stacks_feed_back():
+    with pytest.raises(ValueError, match="model.backbone.stacks=2"):
+        small_network(feed_back=True)

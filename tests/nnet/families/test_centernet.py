@@ -5,7 +5,7 @@ import pytest
 
 from nnet.detection.detector import Detector
 from nnet.families.base import Candidates, Points
-from nnet.families.centernet import central_regions, find_centers, keep_triplets
+from nnet.families.centernet import central_regions, find_centers, keep_triplets, regions_of
 from nnet.families.options import DetectionOptions
 from tests.builders import small_family
 from tests.nnet.oracles import CPU, black, objects_of, triplet_detector
@@ -33,6 +33,16 @@ def test_a_third_of_boxes_up_to_150_squared_a_fifth_of_larger_ones():
     boxes = np.array([[0, 30, 150, 180], [0, 0, 151, 150], [10, 10, 10, 10]], np.float64)
     expected = [[50, 80, 100, 130], [60.4, 60, 90.6, 90], [10, 10, 10, 10]]
     np.testing.assert_allclose(central_regions(boxes), expected)
+
+
+def test_the_options_set_the_regions():
+    boxes = np.array([[0, 0, 30, 30], [0, 0, 31, 30]], np.float64)
+    options = DetectionOptions(region_divisors=(1, 3), region_size=30)
+    np.testing.assert_allclose(regions_of(options)(boxes), [[0, 0, 30, 30], [31 / 3, 10, 62 / 3, 20]])
+    pairs, centers = pairs_of([0, 0, 30, 30]), centers_of((5, 5))
+    assert find_centers(pairs.boxes, pairs.labels, centers, regions=regions_of(options)).tolist() == [0]
+    assert len(keep_triplets(pairs, centers, regions=regions_of(options)).scores) == 1
+    assert len(keep_triplets(pairs, centers).scores) == 0
 
 
 def test_the_first_center_or_the_best():
