@@ -1,5 +1,6 @@
 """Fixtures, markers and the summary line that all tests share."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,15 @@ def config(request, toy, tmp_path_factory) -> str:
     (folder / "base.yaml").write_text(f"base: {ROOT / 'tests' / 'tiny.yaml'}\ndata: {{root: {toy}}}\n")
     (folder / "tiny.yaml").write_text("base: base.yaml\n" + request.module.TINY)
     return str(folder / "tiny.yaml")
+
+
+@pytest.fixture(scope="session")
+def shipped() -> list[str]:
+    """Paths of the repository's own files, as far as git knows them. Other files are the user's."""
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode or not (ROOT / ".git").exists():
+        pytest.skip("not a git repository: which files are its own is not known")
+    return done.stdout.splitlines()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Corner pooling (CornerNet, section 3.3, equations 1 and 2) and center pooling (CenterNet, section 3.3).
+"""Corner pooling (CornerNet, Section 3.4, equations 6 and 7) and center pooling (CenterNet, Section 3.3).
 
 `top_pool`, `bottom_pool`, `left_pool` and `right_pool` are directional maximum pools. `pool` takes the direction as a
 name. `pool_sum` pools two maps in two directions and adds the results in one pass over memory, as the prediction

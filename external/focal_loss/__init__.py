@@ -1,4 +1,4 @@
-"""The focal loss for heatmaps (CornerNet, section 3.2, equation 1): `focal_loss`.
+"""The focal loss for heatmaps (CornerNet, Section 3.2, equation 1): `focal_loss`.
 
 The forward and the backward pass each read the maps once. The backward pass recomputes the scores: the logits, the
 target and the number of positives are saved for it. The number of positives stays on the tensors' device, so that there
