@@ -1,7 +1,7 @@
 """Annotated images on disk and their metrics.
 
-In reading order: index, coco, formats, splits, images, results, evaluation; then toy, convert, segmentations,
-coco_categories.
+In reading order: index, coco, formats, splits, inspection, images, results, evaluation; then toy, convert,
+segmentations, coco_categories.
 """
 
 from .coco import load_index
@@ -11,6 +11,7 @@ from .evaluation import FIGURES, Evaluation, evaluate, false_discovery
 from .formats import READERS
 from .images import UnreadableImage, read_image
 from .index import AnnotationIndex, Objects
+from .inspection import inspect_annotations
 from .results import coco_results, results_name, submission_note, to_results, write_results
 from .splits import DataOptions, Split, load_split, split_files
 
@@ -28,6 +29,7 @@ __all__ = [
     "coco_results",
     "evaluate",
     "false_discovery",
+    "inspect_annotations",
     "load_index",
     "load_split",
     "read_image",

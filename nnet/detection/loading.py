@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from db import AnnotationIndex, DataError
+from db import AnnotationIndex, DataError, inspect_annotations
 from nnet.families.base import Family
 from nnet.runtime import checkpoint
 from nnet.runtime.precision import layout
+
+logger = logging.getLogger(__name__)
 
 
 def same_categories(index: AnnotationIndex, ids: Sequence[int], names: Sequence[str], whose: str, source: str) -> None:
@@ -27,6 +30,12 @@ def same_categories(index: AnnotationIndex, ids: Sequence[int], names: Sequence[
         f"{source} lists other categories than {whose} ({len(differing)} differ: {example}): use annotations with the "
         "same category ids and names"
     )
+
+
+def report_suspicions(index: AnnotationIndex, split: str, training: bool = False) -> None:
+    """Log what looks wrong in the annotations. Raises DataError if the network cannot be trained on them."""
+    for text in inspect_annotations(index, training):
+        logger.info("warning: %s: %s", split, text)  # on rank 0 only
 
 
 def load_checkpoint(path: Path, config: Mapping[str, Any], index: AnnotationIndex, source: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from db import AnnotationIndex, DataError, DataOptions, load_split
-from nnet.detection.loading import same_categories
+from nnet.detection.loading import report_suspicions, same_categories
 from nnet.runtime.distributed import Group
 from nnet.training.options import TrainOptions
 
@@ -16,9 +16,11 @@ from nnet.training.options import TrainOptions
 def load_training_data(data: DataOptions, options: TrainOptions) -> tuple[AnnotationIndex, AnnotationIndex | None]:
     """The training split, and the validation split if the run measures something on it. Raises DataError."""
     index = load_split(data, "train")
+    report_suspicions(index, "data.train", training=True)
     if not (options.validate_every or options.ap_every):
         return index, None
     val_index = load_split(data, "val")
+    report_suspicions(val_index, "data.val")
     same_categories(val_index, index.category_ids, index.category_names, "data.train", "data.val")
     if options.ap_every and not len(val_index.boxes):
         raise DataError(
