@@ -6,9 +6,9 @@ python detect.py [CONFIG] --checkpoint PATH SOURCE ... [--output DIR] [--thresho
 SOURCE: a picture, a video, a folder (searched recursively), a glob pattern, a text file (.txt, .lst) with a path per
 line, or the number of a camera, which is recorded until Ctrl-C. CONFIG may be left out for checkpoints of train.py.
 
-Writes to DIR (runs/detect by default): pictures/ with boxes, detections.jsonl with an object per line, results.json in
-COCO's result format, and where asked for heatmaps/ and crops/. Exit codes: 0 done, 1 something could not be read (the
-rest is done) or a fault ended the run, 2 bad input.
+Writes to DIR (by default detect_<checkpoint> beside the checkpoint): pictures/ with boxes, detections.jsonl with an
+object per line, results.json in COCO's result format, and where asked for heatmaps/ and crops/. Exit codes:
+0 done, 1 something could not be read (the rest is done) or a fault ended the run, 2 bad input.
 """
 
 import argparse
@@ -142,7 +142,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--checkpoint", type=Path, required=True, metavar="PATH", help="of train.py, or a released .pkl"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("runs/detect"), metavar="DIR", help="folder of the results (%(default)s)"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder of the results (detect_<checkpoint> beside the checkpoint)",
     )
     parser.add_argument(
         "--threshold", type=float, default=SHOWN_SCORE, metavar="S", help="lowest score of an object (%(default)s)"
@@ -156,6 +159,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     overrides, rest = configs.split_overrides(sys.argv[1:] if argv is None else argv)
     args = parser.parse_intermixed_args(rest)
     args.overrides = overrides
+    args.output = args.output or args.checkpoint.parent / f"detect_{args.checkpoint.stem}"
     named = [text for text in args.sources if Path(text).suffix.lower() in (".yaml", ".yml")]
     args.sources = [text for text in args.sources if text not in named]
     if len(named) > 1:

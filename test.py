@@ -3,9 +3,9 @@
 python test.py CONFIG --checkpoint PATH [--split val|test|train] [--output DIR] [--truth NAME ...] [--analyses NAME ...]
     [--draw N [--pictures NAME ...] [--beside CONFIG CHECKPOINT]] [key.sub=value ...] [beside.key.sub=value ...]
 
-Writes to DIR (by default runs/<name of the config>/<split>, or <split>_truth_<names>) the detections in COCO's result
-format, metrics.json with COCO's 12 figures, the false discovery rates and the analyses, and pictures. Exit codes: 0
-done, 1 stopped by a fault, 2 bad input.
+Writes to DIR (by default <split>, or <split>_truth_<names>, beside the checkpoint) the detections in COCO's result
+format, metrics.json with COCO's 12 figures, the false discovery rates and the analyses, and pictures. The results of
+another checkpoint are not overwritten without --overwrite. Exit codes: 0 done, 1 stopped by a fault, 2 bad input.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from nnet.runtime.devices import choose_device, set_up_backends
 from nnet.runtime.discovery import classes_in
 from nnet.runtime.distributed import Group
 from nnet.runtime.errors import RunError, exit_code
-from nnet.runtime.files import make_folder
+from nnet.runtime.files import make_folder, refuse_other_results
 
 logger = logging.getLogger("nnet.test")
 
@@ -67,6 +67,8 @@ def test(config: configs.Config, args: argparse.Namespace, output: Path, group: 
     check_wanted(args, detector, annotated=len(index.boxes) > 0)
     analyses = [ANALYSES[name](index, detector, config.penalty) for name in args.analyses]
     make_folder(output)
+    if not args.overwrite:
+        refuse_other_results(output / "metrics.json", args.checkpoint, state.get("iteration"))
 
     outcome = detect(detector, index, analyses, args.draw, group)
     results, unreadable = group.gather(outcome.results), group.gather(outcome.unreadable)
@@ -242,8 +244,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--split", choices=["val", "test", "train"], default="val", help="which data (default: val)")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder of the results (default: runs/<config>/<split>)"
+        "--output", type=Path, metavar="DIR", help="folder of the results (default: <split> beside the checkpoint)"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the results of another checkpoint")
     parser.add_argument("--draw", type=int, default=0, metavar="N", help="draw the detections of the first N images")
     parser.add_argument(
         "--beside",
@@ -283,13 +286,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def default_output(args: argparse.Namespace) -> Path:
+    """A folder beside the checkpoint; for another config than that of the run, in a folder of the config's name."""
+    folder, config = args.checkpoint.parent, Path(args.config).stem
+    if config not in (folder.absolute().name, "config"):  # config.yaml: the run's own
+        folder /= config
+    return folder / "_".join([args.split, *(["truth", *args.truth] if args.truth else [])])
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
 
     def script() -> int:
         config = configs.load(args.config, args.overrides)
-        name = "_".join([args.split, *(["truth", *args.truth] if args.truth else [])])
-        output = args.output or Path("runs") / Path(args.config).stem / name
+        output = args.output or default_output(args)
         set_up_backends(config.runtime)
         with Group(choose_device(config.runtime.device), config.runtime.collective_timeout) as group:
             set_up_logging(group.rank)

@@ -6,6 +6,8 @@ import json
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from models.losses import LossOptions
 from nnet.detection.detector import Detector
 from nnet.families.options import DetectionOptions
 from nnet.runtime import checkpoint
+from nnet.runtime.files import LOCK
 from nnet.runtime.options import RuntimeOptions
 from nnet.training.options import TrainOptions
 from sample.augment import AugmentOptions
@@ -389,6 +392,48 @@ def test_resume_from_elsewhere_into_a_used_folder(config, run, tmp_path, capsys)
 def test_a_run_is_not_overwritten(config, run, capsys):
     line = refused(capsys, train_script.main, config, "--output", run)
     assert "holds a run already" in line and "--resume" in line
+
+
+def test_a_folder_in_use_is_left_alone(config, capsys, tmp_path, repository):
+    hold = "import sys, pathlib, nnet.runtime.files as f\nl = f.FolderLock(pathlib.Path(sys.argv[1]))\ninput('held\\n')"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    holder = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], cwd=repository, **pipes)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        assert train_script.main([config, "--output", str(tmp_path)]) == 2
+        assert f"{tmp_path} is in use by process {holder.pid} on " in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+@pytest.mark.parametrize(
+    "arguments, folder",
+    [
+        ("configs/toy.yaml --checkpoint runs/toy/last.pt", "runs/toy/val"),
+        ("runs/toy/config.yaml --checkpoint runs/toy/last.pt --split train", "runs/toy/train"),
+        (
+            "configs/toy.yaml --checkpoint runs/a/last.pt --truth heatmaps offsets",
+            "runs/a/toy/val_truth_heatmaps_offsets",
+        ),
+        ("configs/a_multiscale.yaml --checkpoint runs/a/00000100.pt", "runs/a/a_multiscale/val"),
+        ("configs/a.yaml --checkpoint A.pkl", "a/val"),
+    ],
+)
+def test_results_go_beside_the_checkpoint(arguments, folder):
+    assert test_script.default_output(test_script.parse(arguments.split())).as_posix() == folder
+
+
+def test_results_of_another_checkpoint_are_not_overwritten_unasked(config, run, tmp_path, capsys):
+    arguments = [config, "data.val.limit=1", "--output", str(tmp_path), "--checkpoint"]
+    assert test_script.main([*arguments, str(run / "last.pt")]) == 0
+    before = (tmp_path / "metrics.json").read_text()
+    capsys.readouterr()
+    assert test_script.main([*arguments, str(run / "00000003.pt")]) == 2
+    assert "holds the results of" in capsys.readouterr().err and (tmp_path / "metrics.json").read_text() == before
+    assert test_script.main([*arguments, str(run / "00000003.pt"), "--overwrite"]) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["iteration"] == 3
 
 
 def test_output_that_cannot_be_made(config, run, capsys, tmp_path):

@@ -1,8 +1,9 @@
 """Compare finished runs with the papers' tables: python -m nnet.analysis.tables [RUNS] [--table NAME ...]
 
 Prints each table of configs/published/ as GitHub Markdown. Every method has a row of published figures, and below it a
-row of ours with the difference from the published ones and the command. Ours are read from
-RUNS/<config>/<split>/metrics.json, which test.py writes. They are blank if there is no such run.
+row of ours with the difference from the published ones and the command. Ours are read from the metrics.json that
+test.py writes: RUNS/<config>/<split>/metrics.json, or, with the checkpoint of another config's run,
+RUNS/*/<config>/<split>/metrics.json. They are blank if there is no such run.
 
 Exit codes: 0 done, 2 bad input, also if a metrics.json could not be used (all other rows are printed).
 """
@@ -105,6 +106,15 @@ def read_metrics(path: Path, figures: list[str]) -> dict[str, Any]:
     return metrics
 
 
+def find_run(runs: Path, run: str) -> Path:
+    """The folder of the results of <config>/<split>. Raises ConfigError if several runs have one."""
+    others = sorted(path.parent for path in runs.glob(f"*/{run}/metrics.json"))
+    folders = [runs / run] if (runs / run / "metrics.json").exists() else others
+    if len(folders) > 1:
+        raise ConfigError(f"several runs have results of {run}: {', '.join(map(str, folders))}; keep one of them")
+    return folders[0] if folders else runs / run
+
+
 def command(row: Row, metrics: dict[str, Any], figures: Sequence[str] = ()) -> str:
     """The command line of test.py that gives these figures.
 
@@ -153,7 +163,7 @@ def markdown(table: Table, runs: Path) -> tuple[str, list[str]]:
     lines, problems = [["method", "", *table.figures, "command"]], []
     for row in table.rows:
         try:
-            metrics = read_metrics(runs / row.run / "metrics.json", table.figures)
+            metrics = read_metrics(find_run(runs, row.run) / "metrics.json", table.figures)
         except ConfigError as error:
             metrics = {}
             problems.append(str(error))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnet.runtime.files import make_folder
+from nnet.runtime.files import FolderLock, make_folder
 from nnet.training.metrics import MetricsLog, NoLog, draw_curves
 from nnet.training.monitoring import Trace
 from nnet.training.snapshots import Snapshots
@@ -31,6 +31,7 @@ class RunFolder:
         self.snapshots = Snapshots(path, keep, keep_every)
         self.log: MetricsLog | NoLog = NoLog()
         self.trace = Trace(None, 0)
+        self.lock: FolderLock | None = None
 
     def open(
         self, config: str, constants: dict[str, Any], start: Start, end: int, terms: Sequence[str], profile: bool
@@ -43,12 +44,15 @@ class RunFolder:
             write a trace.
 
         Raises:
-            DataError: the folder cannot be written to.
+            DataError: the folder cannot be written to, or another run writes to it, or has written since this run
+            looked for checkpoints.
         """
         self.constants = constants
         if not self.writes:
             return
         make_folder(self.path)
+        self.lock = FolderLock(self.path)
+        self.snapshots.check_unchanged()
         if removed := self.snapshots.clear():
             logger.info("removed the snapshots of later iterations: %s", ", ".join(removed))
         (self.path / "config.yaml").write_text(config)
@@ -70,7 +74,11 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the files, and draw the curves. Raises OSError."""
-        self.trace.stop()
-        self.log.close()
-        if self.writes:
-            draw_curves(self.path)
+        try:
+            self.trace.stop()
+            self.log.close()
+            if self.writes:
+                draw_curves(self.path)
+        finally:
+            if self.lock:
+                self.lock.release()

@@ -47,6 +47,7 @@ class Snapshots:
         self.start = self.saved = 0
         self.failure: OSError | None = None
         self.best = -1.0
+        self.found = stamp(self.newest())
 
     def newest(self) -> Path | None:
         """The checkpoint with the most iterations in the folder. None without one.
@@ -63,6 +64,7 @@ class Snapshots:
         one; else a path. Raises DataError and CheckpointError.
         """
         newest = self.newest()
+        self.found = stamp(newest)
         if resume is None:
             if newest:
                 raise DataError(
@@ -84,6 +86,14 @@ class Snapshots:
             )
         self.resumed, self.start = path, state["iteration"]
         return path, state
+
+    def check_unchanged(self) -> None:
+        """Raise DataError if another run has written a checkpoint to the folder since `find`."""
+        if stamp(self.newest()) != self.found:
+            raise DataError(
+                f"{self.folder}: another run has written to it in the meantime: resume that run with --resume, or name "
+                "another folder with --output"
+            )
 
     def clear(self) -> list[str]:
         """Remove what does not belong to the run that starts, or resumes from the checkpoint that was found.
@@ -136,6 +146,11 @@ class Snapshots:
         if precision > self.best and self.saved == iteration:
             replace_by_link(self.last, self.folder / "best.pt")
             self.best = precision
+
+
+def stamp(path: Path | None) -> tuple[Path, int] | None:
+    """What changes when a checkpoint is written: its path and its time."""
+    return path and (path, path.stat().st_mtime_ns)
 
 
 def replace_by_link(path: Path, name: Path) -> None:

@@ -229,6 +229,16 @@ def test_folder_of_the_runs_may_follow_the_tables(tmp_path, monkeypatch, capsys)
     assert code == 2 and err.startswith(f"error: there is no folder {tmp_path / 'none'}: ")
 
 
+def test_results_with_the_checkpoint_of_another_config(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path, "mine/centernet_hg52/val", seconds_per_image=0.5)
+    assert "0.500 (+0.230)" in run(monkeypatch, capsys, tmp_path, "--table", "centernet.speed")[1]
+    write_run(tmp_path, "other/centernet_hg52/val", seconds_per_image=0.6)
+    code, out, err = run(monkeypatch, capsys, tmp_path, "--table", "centernet.speed")
+    assert code == 2 and "several runs have results of centernet_hg52/val: " in err and "(+0" not in out
+    write_run(tmp_path, "centernet_hg52/val", seconds_per_image=0.7)  # its own run comes first
+    assert "0.700 (+0.430)" in run(monkeypatch, capsys, tmp_path, "--table", "centernet.speed")[1]
+
+
 def test_a_reader_that_closes_early_ends_it_quietly(repository):
     command = f"{sys.executable} -m nnet.analysis.tables | head -n 1"
     done = subprocess.run(command, shell=True, cwd=repository, capture_output=True, text=True, timeout=120)

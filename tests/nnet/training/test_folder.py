@@ -7,6 +7,7 @@ import torch
 
 from db import DataError
 from nnet.runtime import checkpoint
+from nnet.runtime.files import LOCK
 from nnet.training.folder import RunFolder
 from nnet.training.metrics import MetricsLog, NoLog
 from nnet.training.start import Start
@@ -77,3 +78,21 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write to the folder"):
         opened(tmp_path / "file")
+
+
+def test_a_folder_that_another_run_has_used_in_the_meantime(tmp_path):
+    folder = RunFolder(tmp_path, 2, 0, True)
+    assert folder.snapshots.find(None) is None
+    other = opened(tmp_path)
+    other.save(PROGRESS, lambda: None)
+    other.close()
+    with pytest.raises(DataError, match="another run has written to it in the meantime: resume that run"):
+        folder.open("", CONSTANTS, Start(), 9, ("loss",), False)
+    assert checkpoint.load(tmp_path / "last.pt")["iteration"] == 2
+
+
+def test_the_lock_is_released_at_the_end(tmp_path):
+    folder = opened(tmp_path)
+    assert (tmp_path / LOCK).exists()
+    folder.close()
+    assert not (tmp_path / LOCK).exists()
