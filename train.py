@@ -19,7 +19,7 @@ import torch
 import configs
 from nnet.detection.detector import Detector
 from nnet.families import build_family
-from nnet.runtime.console import set_up_logging
+from nnet.runtime.console import set_up_logging, warn
 from nnet.runtime.devices import choose_device, set_up_backends
 from nnet.runtime.distributed import Group
 from nnet.runtime.errors import exit_code
@@ -113,6 +113,7 @@ def main(argv: list[str] | None = None) -> int:
         set_up_backends(config.runtime)
         with Group(choose_device(config.runtime.device), config.runtime.collective_timeout) as group:
             set_up_logging(group.rank)
+            warn(configs.without_effect(config, args.config, args.overrides))
             return train(config, args, args.output or Path("runs") / Path(args.config).stem, group)
 
     return exit_code(script, configs.ConfigError)

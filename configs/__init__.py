@@ -5,7 +5,7 @@ the file that names it; later ones win, sections are merged, lists replaced). `k
 over all. Any error raises ConfigError: one line that names the file or the command line, the option, and for an
 unknown option the nearest that exists.
 
-In reading order: schema, reading, declarations, checking, printing.
+In reading order: schema, reading, declarations, checking, printing, effects.
 """
 
 from __future__ import annotations
@@ -16,12 +16,24 @@ from pathlib import Path
 from typing import Any
 
 from configs.checking import check
+from configs.effects import without_effect
 from configs.printing import describe, dump, to_dict
 from configs.reading import ConfigError, merge, read, split_overrides, value_words
 from configs.schema import Config
 from nnet.runtime.upgrading import upgrade
 
-__all__ = ["Config", "ConfigError", "describe", "dump", "from_dict", "load", "split_overrides", "to_dict", "upgrade"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "describe",
+    "dump",
+    "from_dict",
+    "load",
+    "split_overrides",
+    "to_dict",
+    "upgrade",
+    "without_effect",
+]
 
 
 def load(path: str | PathLike[str] | None, overrides: Sequence[str] = ()) -> Config:

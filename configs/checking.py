@@ -188,8 +188,9 @@ def nearest(key: str, siblings: list[str]) -> str:
     by_name: dict[str, list[str]] = {}
     for other in known:
         by_name.setdefault(other.rpartition(".")[2], []).append(other)
-    near = difflib.get_close_matches(key, known, 1, 0.75)  # trian.lr -> train.lr
     here = [f"{section}.{sibling}" if section else sibling for sibling in siblings]
+    near = [other for other in here if len(name) > 2 and other.startswith(key)][:3]  # train.iter -> train.iterations
+    near = near or difflib.get_close_matches(key, known, 1, 0.75)  # trian.lr -> train.lr
     near = near or difflib.get_close_matches(key, here, 1, 0.75)
     near = near or by_name.get(name, [])[:3]  # lr, model.lr -> train.lr
     near = near or [other for match in difflib.get_close_matches(name, by_name, 1, 0.6) for other in by_name[match][:3]]

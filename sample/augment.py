@@ -153,6 +153,10 @@ class AugmentOptions:
     extra: tuple[str, ...] = ()
     """Further augmentations, applied in this order after the others: names in sample.augment.EXTRA."""
 
+    def unused(self) -> dict[str, str]:
+        """Options without effect beside these others, with the reason."""
+        return {} if self.crop else dict.fromkeys(("scales", "border"), "augment.crop is false")
+
     def __post_init__(self):
         for name in self.extra:
             if name not in EXTRA:

@@ -40,6 +40,10 @@ class PenaltyOptions:
     center_divisor: PositiveFloat = 5.0
     """A center's Gaussian has sigma = (2 radius + 1) / center_divisor. A corner's has 6 in its place."""
 
+    def unused(self) -> dict[str, str]:
+        """Options without effect beside these others, with the reason."""
+        return {} if self.kind == "fixed" else {"radius": f"penalty.kind is {self.kind}"}
+
 
 class Place(NamedTuple):
     """Where a kind of keypoint lies, and how wide its Gaussian is.

@@ -10,6 +10,7 @@ import torch
 from models.anchors import AnchorOptions, AnchorPredictions, AnchorTerms, anchor_loss, anchor_network, decode_anchors
 from models.losses import LossOptions
 from nnet.families.base import Candidates, Family, View, candidates_from_cells, to_host
+from nnet.families.cornernet import CENTER_OPTIONS
 from nnet.families.options import DetectionOptions
 from sample.dataset import Batch
 from sample.targets import PenaltyOptions
@@ -25,6 +26,10 @@ class Anchors(Family):
         self.network = anchor_network(classes, options)
         self.classes = classes
         self.finest = 2 * self.network.stride  # stride of the first level
+
+    @classmethod
+    def unread(cls, model: AnchorOptions) -> tuple[str, ...]:
+        return ("penalty", "loss", "test.corners", "test.nms_kernel", "test.embedding_distance", *CENTER_OPTIONS)
 
     def loss(
         self,

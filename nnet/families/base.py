@@ -83,6 +83,7 @@ class Family(ABC):
         Options: frozen dataclass of the config's `model:` section. Its first field, `detector`, is the family's name.
         Terms: NamedTuple of the loss terms. The first, `loss`, is minimised. The names are those of the log.
         truths: names of the predictions that the annotation can replace (test.py --truth).
+        limits: the options that `most_objects` depends on, with values for {most} objects and {pairs} pairs of corners.
         network: maps images (B, 3, H, W) to predictions per stack, see KeypointNetwork.forward. It states `keypoints`,
             `stride`, `divisor` and `recomputed`.
         classes: number of classes.
@@ -91,6 +92,7 @@ class Family(ABC):
     Options: ClassVar[type]
     Terms: ClassVar[type]
     truths: tuple[str, ...] = ()
+    limits: ClassVar[str] = "test.detections={most}"
     network: nn.Module
     classes: int
 
@@ -109,6 +111,15 @@ class Family(ABC):
     @abstractmethod
     def propose(self, views: Iterator[View], options: DetectionOptions) -> Candidates:
         """Boxes of an image, of all its views. Rejected boxes have the score REJECTED."""
+
+    def most_objects(self, options: DetectionOptions) -> int:
+        """The number of objects of an image that can be found."""
+        return options.detections
+
+    @classmethod
+    def unread(cls, model: Any) -> tuple[str, ...]:
+        """Options of other sections, or whole sections, that a network of these `Options` never reads."""
+        return ()
 
     def heatmaps(self, maps: Any) -> dict[str, Tensor]:
         """Heatmaps (B, classes, h, w) of the predictions of one stack, as logits, by kind of keypoint."""

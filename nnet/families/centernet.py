@@ -26,6 +26,7 @@ class CenterNet(CornerNet):
 
     Options = CenterNetOptions
     truths = (*MAPS, TRUE_CENTERS)
+    limits = "test.detections={most} test.corners={most} test.centers={most} test.pairs={pairs}"
 
     def __init__(self, classes: int, options: CenterNetOptions, penalty: PenaltyOptions, weights: LossOptions):
         super().__init__(classes, options, penalty, weights)
@@ -35,6 +36,13 @@ class CenterNet(CornerNet):
 
     def build(self, classes: int, options: CenterNetOptions) -> KeypointNetwork:
         return centernet(classes, options)
+
+    def most_objects(self, options: DetectionOptions) -> int:
+        return min(super().most_objects(options), options.centers if self.tested else options.detections)
+
+    @classmethod
+    def unread(cls, model: CenterNetOptions) -> tuple[str, ...]:
+        return ("test.score_threshold",) if model.center_keypoints else super().unread(model)
 
     def propose(self, views: Iterator[View], options: DetectionOptions) -> Candidates:
         if not self.tested:

@@ -19,6 +19,11 @@ from nnet.families.placement import Placement, from_cells, to_canvas
 from sample.dataset import Batch
 from sample.targets import BatchObjects, Grid, PenaltyOptions, box_targets
 
+# Options of the center test
+CENTER_OPTIONS = tuple(
+    f"test.{name}" for name in ("centers", "center_match", "center_scales", "region_divisors", "region_size")
+)
+
 
 class CornerNet(Family):
     """Heatmaps, embeddings and offsets of two corners per object, which are paired by their embeddings."""
@@ -26,6 +31,7 @@ class CornerNet(Family):
     Options = CornerNetOptions
     Terms = LossTerms
     truths = MAPS
+    limits = "test.detections={most} test.corners={most} test.pairs={pairs}"
 
     def __init__(self, classes: int, options: CornerNetOptions, penalty: PenaltyOptions, weights: LossOptions):
         self.network = self.build(classes, options)
@@ -70,6 +76,14 @@ class CornerNet(Family):
             without = (found.corner_scores == 0).any(-1)
             found = found._replace(scores=np.where(without, np.float32(REJECTED), found.scores))
         return candidates_from_cells(found, view.placement, options.outside)
+
+    def most_objects(self, options: DetectionOptions) -> int:
+        return min(options.detections, options.corners, options.pairs)
+
+    @classmethod
+    def unread(cls, model: CornerNetOptions) -> tuple[str, ...]:
+        divisor = () if "center" in model.extra_keypoints else ("penalty.center_divisor",)
+        return ("test.score_threshold", *CENTER_OPTIONS, *divisor)
 
     def heatmaps(self, maps: Predictions) -> dict[str, Tensor]:
         return {name: m.heatmap for name, m in maps.items()}

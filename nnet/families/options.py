@@ -74,6 +74,12 @@ class DetectionOptions:
         """Decimals of the boxes and scores of results. None: not rounded."""
         return 2 if self.as_published else None
 
+    def unused(self) -> dict[str, str]:
+        """Options without effect beside these others, with the reason."""
+        found = {} if self.merge else {"merge_exponent": "test.merge is false"}
+        other = "nms_overlap" if self.nms == "gaussian" else "nms_sigma"
+        return found | {other: f"test.nms is {self.nms}"}
+
     def __post_init__(self):
         if self.nms_kernel % 2 == 0:
             raise ValueError("nms_kernel", f"must be odd and positive, got {self.nms_kernel}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from tqdm import tqdm
@@ -32,6 +33,12 @@ def set_up_logging(rank: int) -> None:
     logger.handlers = [ProgressHandler(rank)]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def warn(texts: Iterable[str]) -> None:
+    """Show warnings. With several processes, rank 0 does."""
+    for text in texts:
+        logging.getLogger(LOGGER).info("warning: %s", text)
 
 
 def progress_bar(*args: Any, **options: Any) -> tqdm:

@@ -59,6 +59,21 @@ class TrainOptions:
     sync_batch_norm: bool = False
     """CUDA only: BatchNorm statistics over the micro-batches of all processes instead of each its own."""
 
+    def unused(self) -> dict[str, str]:
+        """Options without effect beside these others, with the reason."""
+        found = {}
+        if late := [drop for drop in self.lr_drops if drop >= self.iterations]:
+            found["lr_drops"] = (
+                f"the run ends after train.iterations={self.iterations}, before the drop after {late[0]}"
+            )
+        if not self.lr_drops:
+            found["lr_factor"] = "train.lr_drops is empty"
+        if not self.validate_every:
+            found["validate_images"] = "train.validate_every is 0"
+        if not self.workers:
+            found["worker_timeout"] = "train.workers is 0"
+        return found
+
     def __post_init__(self):
         if list(self.lr_drops) != sorted(set(self.lr_drops)):
             raise ValueError("lr_drops", f"must be in rising order, got {list(self.lr_drops)}")

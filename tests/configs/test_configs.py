@@ -234,6 +234,8 @@ def test_messages_for_files(tmp_path, text, message):
     [
         ("trian.lr=1", "command line: trian.lr: unknown option; did you mean train.lr?"),
         ("lr=1", "command line: lr: unknown option; did you mean train.lr?"),
+        ("train.iter=3", "command line: train.iter: unknown option; did you mean train.iterations?"),
+        ("train.validate=3", "command line: train.validate: unknown option; did you mean train.validate_every or"),
         ("zz=1", "command line: zz: unknown option; options here are seed, model, data"),
         ("train.lr=fast", "command line: train.lr: expected a number, got 'fast' (text)"),
         ("train", "command line: expected key=value (such as train.lr=1e-4), got 'train'"),
