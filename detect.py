@@ -26,6 +26,7 @@ import configs
 from db import write_results
 from nnet.api import DetectedObjects, ImageDetector, load_detector
 from nnet.detection.sources import Frame, Source, count_frames, find_sources, read_sources
+from nnet.detection.warnings import MemoryWatch
 from nnet.drawing.output import Output
 from nnet.families.options import SHOWN_SCORE
 from nnet.runtime.background import WriteBehind
@@ -43,6 +44,7 @@ def detect(detector: ImageDetector, sources: Sequence[Source], args: argparse.Na
         skipped.append(message)
         tqdm.write(f"skipped {message}", file=sys.stderr)
 
+    watch = MemoryWatch(detector.detector)
     frames_done, begun = 0, time.perf_counter()
     output, records = Output(args.output), Records(args.output)
     with (
@@ -54,6 +56,8 @@ def detect(detector: ImageDetector, sources: Sequence[Source], args: argparse.Na
         until_interrupted(sources),
     ):
         for batch in batches(frames, detector, args.batch):
+            for text in watch(*batch[0].image.shape[:2], len(batch)):
+                tqdm.write(f"warning: {text}", file=sys.stderr)
             for frame, found in zip(batch, detector.detect([f.image for f in batch], args.threshold), strict=True):
                 records.add(frame, found)
                 if args.pictures:
@@ -183,6 +187,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.heatmaps and not detector.detector.family.network.keypoints:
             raise configs.ConfigError(f"--heatmaps: the network of {args.checkpoint} predicts none")
         set_up_backends(detector.config.runtime)
+        for text in configs.without_effect(detector.config, args.config, args.overrides):
+            print(f"warning: {text}", file=sys.stderr)
         make_folder(args.output)
         return detect(detector, sources, args)
 

@@ -35,14 +35,15 @@ from nnet import analysis
 from nnet.analysis.base import Analysis
 from nnet.detection.detector import Detector
 from nnet.detection.images import UNREADABLE_LIMIT, detect_images
-from nnet.detection.loading import load_checkpoint, load_weights
+from nnet.detection.loading import load_checkpoint, load_weights, report_suspicions
 from nnet.detection.suppression import Found
+from nnet.detection.warnings import MemoryWatch, largest, too_many_objects
 from nnet.drawing import pictures
 from nnet.drawing.images import write_image
 from nnet.drawing.pictures.base import Picture, Shown
 from nnet.drawing.pictures.beside import beside
 from nnet.families import FAMILIES, build_family
-from nnet.runtime.console import set_up_logging
+from nnet.runtime.console import set_up_logging, warn
 from nnet.runtime.devices import choose_device, set_up_backends
 from nnet.runtime.discovery import classes_in
 from nnet.runtime.distributed import Group
@@ -59,12 +60,14 @@ TRUTHS = tuple(dict.fromkeys(name for family in FAMILIES for name in family.trut
 def test(config: configs.Config, args: argparse.Namespace, output: Path, group: Group) -> int:
     """Detect, gather, evaluate, analyse, draw. Returns the exit code."""
     index = load_split(config.data, args.split, require_boxes=args.split != "test")
+    report_suspicions(index, f"data.{args.split}")
     detector, state = load_detector(config, args.config, args.checkpoint, index, args.split, group.device, args.truth)
     other = None
     if args.beside:
         other_config = configs.load(args.beside[0], args.beside_overrides)
         other, _ = load_detector(other_config, *args.beside, index, args.split, group.device)
     check_wanted(args, detector, annotated=len(index.boxes) > 0)
+    warn(too_many_objects(index, detector) + MemoryWatch(detector)(*largest(index)))
     analyses = [ANALYSES[name](index, detector, config.penalty) for name in args.analyses]
     make_folder(output)
     if not args.overwrite:
@@ -303,6 +306,7 @@ def main(argv: list[str] | None = None) -> int:
         set_up_backends(config.runtime)
         with Group(choose_device(config.runtime.device), config.runtime.collective_timeout) as group:
             set_up_logging(group.rank)
+            warn(configs.without_effect(config, args.config, args.overrides))
             return test(config, args, output, group)
 
     return exit_code(script, configs.ConfigError)

@@ -22,6 +22,8 @@ class UnreadableImage(DataError):
 def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> np.ndarray:
     """Decode an image file to uint8 (H, W, 3), BGR.
 
+    Images of more than 8 bits are scaled by their own range, see to_8_bits.
+
     Args:
         size: the (height, width) that the image must have; None accepts any.
 
@@ -35,7 +37,7 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> 
     except OSError as error:
         raise UnreadableImage(path, error.strerror or str(error)) from None
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        image = decode(data) if data else None
     except cv2.error:  # for example, more pixels than OpenCV's limit
         image = None
     if not data:
@@ -44,7 +46,7 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> 
         raise UnreadableImage(path, "the file is cut short")
     if image is not None and size is not None and image.shape[:2] != tuple(size):
         # Some data sets annotate images as stored, others as rotated by their EXIF tag: the size tells which.
-        stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        stored = decode(data, cv2.IMREAD_IGNORE_ORIENTATION)
         image = stored if stored is not None and stored.shape[:2] == tuple(size) else image
     if image is None:
         raise UnreadableImage(path, "not an image that OpenCV can decode")
@@ -54,6 +56,25 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> 
             path, f"is {found[1]}x{found[0]} pixels, where its annotations say {expected[1]}x{expected[0]}"
         )
     return image
+
+
+def decode(data: bytes, flags: int = 0) -> np.ndarray | None:
+    """An encoded image as uint8 (H, W, 3), BGR, or None. flags: of cv2.imdecode, beside those for colour."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | flags)
+    if image is None or image.dtype == np.uint8:
+        return image
+    if image.dtype == np.uint16:
+        return to_8_bits(image)
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | flags)  # as OpenCV converts it
+
+
+def to_8_bits(image: np.ndarray) -> np.ndarray:
+    """A uint16 image as uint8: the upper 8 of the 8, 10, 12, 14 or 16 bits that its largest value needs.
+
+    Cameras and microscopes store 10, 12 or 14 bits in 16-bit files. Their upper byte alone would be nearly black.
+    """
+    bits = max(8, int(image.max(initial=0)).bit_length())
+    return (image >> (bits + bits % 2 - 8)).astype(np.uint8)
 
 
 def _is_truncated(data: bytes) -> bool:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from db.toy import draw_toy
+from nnet.runtime.memory import GIGABYTE, available_memory
 from tests.golden_files import ROOT, Golden, existing_folder, finder, golden_folder
-from tests.memory import GIGABYTE, available_memory
 from tests.processes import started_programs
 
 SHARED = ROOT.parent / "shared"

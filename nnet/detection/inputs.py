@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from db import DataError, read_image
+from db.images import to_8_bits
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,8 +43,8 @@ def array_to_bgr(image: np.ndarray, channels: Channels = "bgr") -> np.ndarray:
     """An array as uint8 (H, W, 3), BGR.
 
     Args:
-        image: grey (H, W) or (H, W, 1), colour (H, W, 3), or with alpha (H, W, 4), which is dropped; uint8, uint16 (the
-            higher byte is kept, as for files), or floating point in 0..1.
+        image: grey (H, W) or (H, W, 1), colour (H, W, 3), or with alpha (H, W, 4), which is dropped; uint8, uint16
+            (scaled by its own range, as files are), or floating point in 0..1.
         channels: order of the colours.
 
     Raises:
@@ -75,7 +76,7 @@ def to_bytes(image: np.ndarray) -> np.ndarray:
     if image.dtype == np.uint16:
         if 0 < image.max() < 256:
             raise DataError("the image is uint16 with no value above 255: if these are 8 bits, image.astype(np.uint8)")
-        return (image >> 8).astype(np.uint8)
+        return to_8_bits(image)
     if np.issubdtype(image.dtype, np.floating):
         low, high = float(image.min()), float(image.max())
         if not (0 <= low and high <= 1):  # also if any is NaN

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 from db import AnnotationIndex, DataError, inspect_annotations
 from nnet.families.base import Family
 from nnet.runtime import checkpoint
+from nnet.runtime.console import warn
 from nnet.runtime.precision import layout
-
-logger = logging.getLogger(__name__)
 
 
 def same_categories(index: AnnotationIndex, ids: Sequence[int], names: Sequence[str], whose: str, source: str) -> None:
@@ -34,8 +32,7 @@ def same_categories(index: AnnotationIndex, ids: Sequence[int], names: Sequence[
 
 def report_suspicions(index: AnnotationIndex, split: str, training: bool = False) -> None:
     """Log what looks wrong in the annotations. Raises DataError if the network cannot be trained on them."""
-    for text in inspect_annotations(index, training):
-        logger.info("warning: %s: %s", split, text)  # on rank 0 only
+    warn(f"{split}: {text}" for text in inspect_annotations(index, training))
 
 
 def load_checkpoint(path: Path, config: Mapping[str, Any], index: AnnotationIndex, source: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Memory that tests may use."""
+"""Memory that this process may use."""
 
 from __future__ import annotations
 

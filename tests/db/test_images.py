@@ -73,3 +73,14 @@ def test_images_turned_by_their_exif_tag(tmp_path):
     assert read_image(tmp_path / "a.jpg", (20, 30)).shape == (20, 30, 3)
     assert read_image(tmp_path / "a.jpg", (30, 20)).shape == (30, 20, 3)
     assert read_image(tmp_path / "a.jpg").shape == (30, 20, 3)
+
+
+@pytest.mark.parametrize("bits, shift", [(8, 0), (9, 2), (10, 2), (12, 4), (13, 6), (14, 6), (16, 8)])
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_images_of_more_than_8_bits_are_scaled_by_their_own_range(tmp_path, bits, shift, ending):
+    grey = np.random.default_rng(0).integers(0, 2**bits, (20, 30), dtype=np.uint16)
+    grey[0, 0] = 2**bits - 1
+    path = tmp_path / f"a.{ending}"
+    cv2.imwrite(str(path), grey)
+    expected = (grey >> shift).astype(np.uint8)
+    assert np.array_equal(read_image(path, (20, 30)), np.stack([expected] * 3, 2))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.memory import available_memory
+from nnet.runtime.memory import available_memory
 
 MEMINFO = "MemTotal:       32000000 kB\nMemFree:         1000000 kB\nMemAvailable:   20000000 kB\n"
 V1 = "4:memory:/docker/ab12\n"

@@ -1,0 +1,73 @@
+"""What is said before an evaluation or a detection that will not go well."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.func import functional_call
+
+from db import AnnotationIndex
+from models.cost import MemoryCounter
+from nnet.detection.detector import Detector
+from nnet.runtime.memory import GIGABYTE, available_memory
+
+SMALL = 2_000_000  # pixels of an image whose memory is not looked at
+SHARE = 0.5  # of the available memory, from which on the network's need is worth a line
+
+
+def too_many_objects(index: AnnotationIndex, detector: Detector) -> list[str]:
+    """Whether images have more objects than can be found, and which options find more."""
+    limit = detector.family.most_objects(detector.options)
+    images = np.repeat(np.arange(len(index)), np.diff(index.first))[~index.crowd]
+    counts = np.bincount(images, minlength=len(index))
+    crowded, most = int((counts > limit).sum()), int(counts.max(initial=0))
+    if not crowded:
+        return []
+    raised = detector.family.limits.format(most=most, pairs=10 * most)
+    return [
+        f"{crowded:,} of {len(index):,} images have more objects (up to {most:,}) than the {limit:,} that can be "
+        f"found; to find more: {raised}"
+    ]
+
+
+def largest(index: AnnotationIndex) -> tuple[int, int]:
+    """(height, width) of the image with the most pixels."""
+    return tuple(index.sizes[index.sizes.astype(np.int64).prod(1).argmax()].tolist())
+
+
+class MemoryWatch:
+    """Tells when images at their own resolution need much of the memory that there is. Called with their sizes."""
+
+    def __init__(self, detector: Detector):
+        self.detector = detector
+        self.largest = SMALL  # pixels of the largest images so far
+
+    def __call__(self, height: int, width: int, images: int = 1) -> list[str]:
+        """A line if `images` images of this size need much memory, and no smaller ones have been told of."""
+        options = self.detector.options
+        if options.resize == "fit" or height * width * images <= self.largest:
+            return []
+        self.largest = height * width * images
+        canvas = max(self.detector.canvas_sizes(height, width))
+        need = network_memory(self.detector, canvas, images * (2 if options.mirror else 1))
+        free = free_memory(self.detector.device)
+        if need <= SHARE * free:
+            return []
+        return [
+            f"an image of {width}x{height} takes about {need / GIGABYTE:.1f} GB at its own resolution, and "
+            f"{free / GIGABYTE:.1f} GB are available: test.resize=fit or smaller test.scales take less"
+        ]
+
+
+def network_memory(detector: Detector, canvas: tuple[int, int], images: int) -> int:
+    """Bytes of the activations of a forward pass, in float32, at their peak. Computed on meta tensors."""
+    network = detector.family.network
+    state = {name: value.to("meta") for name, value in network.state_dict().items()}
+    with MemoryCounter() as memory, torch.no_grad():
+        functional_call(network, state, (torch.empty(images, 3, *canvas, device="meta"),))
+    return memory.peak
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that can be allocated on the device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
