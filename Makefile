@@ -43,7 +43,7 @@ sanitize: build
 	cd build/sanitize && CFLAGS='-O1 $(SANITIZERS)' CXXFLAGS='-O1 $(SANITIZERS)' LDFLAGS='$(SANITIZERS)' \
 	    $(abspath $(BIN))/python setup.py -q build_ext --inplace
 	for library in build/sanitize/external/*/*.so; do nm -D $$library | grep -q __asan || { echo "$$library: not instrumented"; exit 1; }; done
-	ln -sfn $(abspath ../shared) build/shared
+	if [ -d ../shared ]; then ln -sfn $(abspath ../shared) build/shared; fi
 	cd build/sanitize && OMP_NUM_THREADS=2 CXXFLAGS='$(SANITIZERS)' LDFLAGS='$(SANITIZERS)' \
 	    LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
@@ -145,8 +146,18 @@ def build_command() -> type[build_ext]:
     return BuildWhatCompiles
 
 
+class NoWheel(bdist_wheel):
+    """Refuses to build a wheel. `pip install -e .` does not run this command."""
+
+    def run(self) -> None:
+        raise SystemExit(
+            "error: this project runs from a clone, not from a wheel, which would lack train.py and test.py: "
+            "git clone the repository, then `pip install --no-build-isolation -e .` in it"
+        )
+
+
 setup(
     ext_modules=torch_extensions(),
     cffi_modules=["external/soft_nms/build.py:ffi"],
-    cmdclass={"build_ext": build_command()},
+    cmdclass={"build_ext": build_command(), "bdist_wheel": NoWheel},
 )
