@@ -25,6 +25,7 @@ from tqdm import tqdm
 import configs
 from db import write_results
 from nnet.api import DetectedObjects, ImageDetector, load_detector
+from nnet.detection.pipeline import Loaded, detect_batches
 from nnet.detection.sources import Frame, Source, count_frames, find_sources, read_sources
 from nnet.detection.warnings import MemoryWatch
 from nnet.drawing.output import Output
@@ -44,7 +45,11 @@ def detect(detector: ImageDetector, sources: Sequence[Source], args: argparse.Na
         skipped.append(message)
         tqdm.write(f"skipped {message}", file=sys.stderr)
 
-    watch = MemoryWatch(detector.detector)
+    def load(batch: list[Frame]) -> Loaded[list[Frame]]:
+        return Loaded(batch, detector.detector.prepare([frame.image for frame in batch]))
+
+    options = detector.config.test
+    size = args.batch or options.batch
     frames_done, begun = 0, time.perf_counter()
     output, records = Output(args.output), Records(args.output)
     with (
@@ -52,13 +57,13 @@ def detect(detector: ImageDetector, sources: Sequence[Source], args: argparse.Na
         closing(output),
         WriteBehind() as behind,
         progress_bar(desc="detecting", unit="image", total=count_frames(sources)) as bar,
-        closing(read_sources(sources, skip)) as frames,
+        closing(read_sources(sources, skip, options.workers)) as frames,
+        closing(detect_batches(detector.detector, watched(batches(frames, detector, size), detector), load)) as detected,
         until_interrupted(sources),
     ):
-        for batch in batches(frames, detector, args.batch):
-            for text in watch(*batch[0].image.shape[:2], len(batch)):
-                tqdm.write(f"warning: {text}", file=sys.stderr)
-            for frame, found in zip(batch, detector.detect([f.image for f in batch], args.threshold), strict=True):
+        for batch, boxes in detected:
+            for frame, own in zip(batch, boxes, strict=True):
+                found = detector.describe(frame.image, own, args.threshold)
                 records.add(frame, found)
                 if args.pictures:
                     behind(output.draw, frame, found)
@@ -91,6 +96,15 @@ def batches(frames: Iterable[Frame], detector: ImageDetector, size: int) -> Iter
             yield batch
             batch = []
     if batch:
+        yield batch
+
+
+def watched(batches: Iterable[list[Frame]], detector: ImageDetector) -> Iterator[list[Frame]]:
+    """The batches. Warns of images that need much memory before they are detected."""
+    watch = MemoryWatch(detector.detector)
+    for batch in batches:
+        for text in watch(*batch[0].image.shape[:2], len(batch)):
+            tqdm.write(f"warning: {text}", file=sys.stderr)
         yield batch
 
 
@@ -155,7 +169,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--threshold", type=float, default=SHOWN_SCORE, metavar="S", help="lowest score of an object (%(default)s)"
     )
     parser.add_argument(
-        "--batch", type=int, default=1, metavar="N", help="images that pass the network together (%(default)s)"
+        "--batch", type=int, metavar="N", help="images that pass the network together (default: test.batch)"
     )
     parser.add_argument("--heatmaps", action="store_true", help="also draw the heatmap of each kind of keypoint")
     parser.add_argument("--crops", action="store_true", help="also cut the objects out")
@@ -173,7 +187,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("name a SOURCE: a picture, a video, a folder, a list, or the number of a camera")
     if not 0 <= args.threshold <= 1:
         parser.error("--threshold takes a score from 0 to 1")
-    if args.batch < 1:
+    if args.batch is not None and args.batch < 1:
         parser.error("--batch takes a number of images, 1 or more")
     return args
 

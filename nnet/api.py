@@ -24,6 +24,7 @@ from db import COCO_CATEGORIES, DataError
 from nnet.detection.detector import Detector
 from nnet.detection.inputs import Channels, ImageLike, to_bgr
 from nnet.detection.loading import load_weights
+from nnet.detection.suppression import Found
 from nnet.drawing.detected import DetectedObjects
 from nnet.families import build_family
 from nnet.families.options import SHOWN_SCORE
@@ -97,12 +98,15 @@ class ImageDetector:
 
     def detect(self, images: Sequence[np.ndarray], threshold: float = SHOWN_SCORE) -> list[DetectedObjects]:
         """The objects in images (H, W, 3) uint8 BGR with canvases of one size, which pass the network together."""
-        results, decimals = [], self.config.test.result_decimals
-        for image, found in zip(images, self.detector.batch(images), strict=True):
-            order = np.argsort(-found.scores, kind="stable")
-            found = found.take(order[found.scores[order] >= threshold])
-            results.append(DetectedObjects(*found, image, self.class_names, self.category_ids, decimals))
-        return results
+        found = self.detector.batch(images)
+        return [self.describe(image, own, threshold) for image, own in zip(images, found, strict=True)]
+
+    def describe(self, image: np.ndarray, found: Found, threshold: float = SHOWN_SCORE) -> DetectedObjects:
+        """The objects among the detections of an image (H, W, 3) uint8 BGR."""
+        order = np.argsort(-found.scores, kind="stable")
+        found = found.take(order[found.scores[order] >= threshold])
+        decimals = self.config.test.result_decimals
+        return DetectedObjects(*found, image, self.class_names, self.category_ids, decimals)
 
     def heatmaps(self, image: ImageLike, channels: Channels = "bgr") -> dict[str, np.ndarray]:
         """By kind of keypoint, the scores 0..1 of the best class at each pixel of the image: (H, W) float32."""

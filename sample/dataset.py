@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -46,12 +47,13 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device. From pinned memory, the copy is asynchronous."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def moved(tensors):
-            return tensors and type(tensors)(*(tensor.to(device, non_blocking=True) for tensor in tensors))
-
-        images, image_ids = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.image_ids))
-        return Batch(images, moved(self.objects), moved(self.colour), image_ids, self.unreadable)
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with each of its tensors changed."""
+        objects = BatchObjects(*map(change, self.objects))
+        colour = self.colour and ColourDraw(*map(change, self.colour))
+        return Batch(change(self.images), objects, colour, change(self.image_ids), self.unreadable)
 
 
 class TrainingSet(Dataset):

@@ -460,14 +460,14 @@ def test_validation_without_objects(config, toy, capsys, tmp_path):
 def test_a_signal_during_validation_is_heeded_at_once(config, tmp_path, monkeypatch):
     """What was saved before the validation stays, the validation is cut short, and the run ends."""
     looked_at = []
-    detect = Detector.__call__
+    detect = Detector.run_network
 
     def slow(self, *arguments):
         looked_at.append(1)
         signal.raise_signal(signal.SIGTERM)
         return detect(self, *arguments)
 
-    monkeypatch.setattr(Detector, "__call__", slow)
+    monkeypatch.setattr(Detector, "run_network", slow)
     overrides = ["train.ap_every=3", "train.iterations=20", "train.validate_every=0"]
     assert train_script.main([config, *overrides, "--output", str(tmp_path / "r")]) == 128 + signal.SIGTERM
     assert len(looked_at) == 1

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from db import Objects
 from nnet.detection.suppression import Found, suppress
 from nnet.families.base import Family, Points, View, best_class
 from nnet.families.options import DetectionOptions
 from nnet.families.placement import Placement, fit, paste, place_original, scores_on_image
-from nnet.runtime.precision import Precision, layout
+from nnet.runtime.precision import Precision
+from nnet.runtime.timing import Stopwatch
+from nnet.runtime.transfer import Upload
 from sample.colour import normalise
 from sample.geometry import Size
+
+
+class Prepared(NamedTuple):
+    """Images whose canvases have the same sizes, as the network takes them. One entry per scale of the options.
+
+    canvases: (n, 3, H, W) uint8 in the layout of the options, in pinned memory if the network runs on CUDA. With
+    `mirror`, each image is followed by its mirror image: 2 n. placements: of each image on its canvas.
+    """
+
+    canvases: list[Tensor]
+    placements: list[list[Placement]]
 
 
 class Detector:
     """A network and how it is tested. Call it with an image.
 
+    The work on an image has three parts: `prepare` and `decode`, which other threads may call, and `run_network`.
+
     Attributes:
         family: the network, and its decoding.
-        seconds: time spent so far on "load" (reading, resizing), "network", "decode" and "nms".
     """
 
     def __init__(
@@ -51,39 +66,67 @@ class Detector:
         self.device = device
         self.autocast = Precision(options.precision, device).autocast
         self.truth = frozenset(truth)
-        self.seconds: Counter[str] = Counter()
+        self.upload = Upload(device)
+        self.watch = Stopwatch(device)
+
+    @property
+    def seconds(self) -> Counter[str]:
+        """Time spent so far on "load" (reading, resizing), "network", "decode" and "nms".
+
+        Parts that run in several threads at a time overlap. On CUDA, "decode" includes waiting for the network.
+        """
+        return self.watch.seconds()
 
     def __call__(self, image: np.ndarray, objects: Objects | None = None) -> Found:
         """Detections of an image (H, W, 3) uint8 BGR, H and W at least 1.
 
         objects: the annotation, needed where it replaces predictions.
         """
-        before = self.seconds["load"] + self.seconds["network"]
-        with self.timed("decode"):  # `propose` makes the views, whose own times are subtracted below
-            candidates = self.family.propose(self.views(image, objects), self.options)
-        self.seconds["decode"] -= self.seconds["load"] + self.seconds["network"] - before
-        with self.timed("nms"):
-            return suppress(candidates, self.options)
+        return self.batch([image], [objects])[0]
 
-    def batch(self, images: Sequence[np.ndarray]) -> list[Found]:
+    def batch(self, images: Sequence[np.ndarray], objects: Sequence[Objects | None] | None = None) -> list[Found]:
         """Detections of several images, each (H, W, 3) uint8 BGR, which pass the network together.
 
         They equal those of single images up to rounding. Raises ValueError if their `canvas_sizes` differ.
         """
-        if len(images) == 1:
-            return [self(images[0])]
+        return self.decode(self.run_network(self.prepare(images), objects))
+
+    def prepare(self, images: Sequence[np.ndarray]) -> Prepared:
+        """Images (H, W, 3) uint8 BGR on their canvases, at each scale.
+
+        Raises ValueError if their `canvas_sizes` differ.
+        """
         if len({self.canvas_sizes(*image.shape[:2]) for image in images}) > 1:
             raise ValueError("images of a batch must have canvases of one size")
-        views: list[list[View]] = [[] for _ in images]
+        prepared = Prepared([], [])
         for scale in self.options.scales:
             with self.timed("load"):
-                placed = [self.place(image, scale) for image in images]
-            maps = self.predict(*(canvas for canvas, _ in placed))
-            rows = 2 if self.options.mirror else 1  # of the batch, per image
-            for i, (_, placement) in enumerate(placed):
-                views[i].append(View(scale, placement, select(maps, slice(i * rows, (i + 1) * rows))))
+                canvases, placements = zip(*(self.place(image, scale) for image in images), strict=True)
+                prepared.canvases.append(self.stack(canvases))
+                prepared.placements.append(list(placements))
+        return prepared
+
+    def run_network(self, prepared: Prepared, objects: Sequence[Objects | None] | None = None) -> list[list[View]]:
+        """What the network predicts for each image at each scale. The host does not wait for a GPU.
+
+        objects: the annotation of each image. Raises ValueError where predictions are to be replaced without it.
+        """
+        count = len(prepared.placements[0])
+        objects = objects or [None] * count
+        self.check_annotated(objects)
+        rows = 2 if self.options.mirror else 1  # of the batch, per image
+        views: list[list[View]] = [[] for _ in range(count)]
+        for scale, canvases, placements in zip(self.options.scales, *prepared, strict=True):
+            maps = self.forward(canvases)
+            for i, (placement, own) in enumerate(zip(placements, objects, strict=True)):
+                part = maps if count == 1 else select(maps, slice(i * rows, (i + 1) * rows))
+                views[i].append(View(scale, placement, part, self.truth, own))
+        return views
+
+    def decode(self, views: Sequence[Sequence[View]]) -> list[Found]:
+        """Detections of each image from its views."""
         with self.timed("decode"):
-            candidates = [self.family.propose(iter(own), self.options) for own in views]
+            candidates = [self.family.propose(map(self.substitute, own), self.options) for own in views]
         with self.timed("nms"):
             return [suppress(own, self.options) for own in candidates]
 
@@ -106,13 +149,20 @@ class Detector:
         Raises:
             ValueError: predictions are to be replaced, and there is no annotation.
         """
-        if self.truth and objects is None:
-            names = ", ".join(sorted(self.truth))
-            raise ValueError(f"the annotation cannot replace {names}: the image has no annotation")
+        self.check_annotated([objects])
         with self.timed("load"):
             canvas, placement = self.place(image, scale)
-        view = View(scale, placement, self.predict(canvas), self.truth, objects)
+        return self.substitute(View(scale, placement, self.predict(canvas), self.truth, objects))
+
+    def substitute(self, view: View) -> View:
+        """The view with the annotation in place of predictions, where that is asked for."""
         return self.family.substitute(view) if self.truth else view
+
+    def check_annotated(self, objects: Sequence[Objects | None]) -> None:
+        """Raise ValueError if predictions are to be replaced by an annotation that is missing."""
+        if self.truth and any(own is None for own in objects):
+            names = ", ".join(sorted(self.truth))
+            raise ValueError(f"the annotation cannot replace {names}: the image has no annotation")
 
     def place(self, image: np.ndarray, scale: float) -> tuple[np.ndarray, Placement]:
         """The canvas (H, W, 3) uint8 of an image at a scale, and how the image lies on it."""
@@ -125,19 +175,35 @@ class Detector:
             canvas, placement = fit(image, size, network.stride)
         return canvas, placement._replace(exact_mirror=not self.options.as_published)
 
-    @torch.inference_mode()
+    def stack(self, canvases: Sequence[np.ndarray]) -> Tensor:
+        """n canvases (H, W, 3) as a batch (n, 3, H, W), or (2 n, 3, H, W), see Prepared.canvases.
+
+        NumPy and OpenCV copy: threads that prepare images start no threads of PyTorch, which the network has.
+        """
+        mirror = self.options.mirror
+        views = [view for canvas in canvases for view in ([canvas, cv2.flip(canvas, 1)] if mirror else [canvas])]
+        if self.options.channels_last:
+            images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
+        else:
+            planes = np.empty((len(views), 3, *views[0].shape[:2]), np.uint8)
+            for view, channels in zip(views, planes, strict=True):
+                for number, channel in enumerate(channels):
+                    cv2.extractChannel(view, number, channel)
+            images = torch.from_numpy(planes)
+        return images.pin_memory() if self.device.type == "cuda" else images
+
     def predict(self, *canvases: np.ndarray) -> Any:
         """Predictions of the last stack for n canvases (H, W, 3).
 
         With `mirror`, each canvas is followed by its mirror image: a batch of 2 * n.
         """
-        mirror = self.options.mirror
-        views = [view for canvas in canvases for view in ([canvas, canvas[:, ::-1]] if mirror else [canvas])]
-        with self.timed("network"):
-            images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
-            images = images.contiguous(memory_format=layout(self.options.channels_last)).to(self.device)
-            with self.autocast():
-                return self.family.network(normalise(images))[-1]
+        return self.forward(self.stack(canvases))
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Any:
+        """Predictions of the last stack for a batch of `stack`."""
+        with self.watch.on_device("network"), self.autocast():
+            return self.family.network(normalise(self.upload(images)))[-1]
 
     def heatmaps(self, image: np.ndarray, objects: Objects | None = None) -> dict[str, np.ndarray]:
         """By kind of keypoint, the scores 0..1 of the best class at each pixel of the image: (H, W) float32."""
@@ -151,14 +217,9 @@ class Detector:
         """By kind, the best corners of an image at its own scale, in its pixels, offsets added."""
         return self.family.corners(self.view(image, 1.0, objects), self.options)
 
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Add the time of the block to `seconds`. Waits for the GPU, so that each part has its own time."""
-        begun = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.seconds[part] += time.perf_counter() - begun
+    def timed(self, part: str) -> AbstractContextManager[None]:
+        """Context that adds the time of the block to `seconds`."""
+        return self.watch.on_host(part)
 
 
 def select(maps: Any, rows: slice) -> Any:

@@ -20,7 +20,6 @@ from nnet.runtime.background import read_ahead
 IMAGES = frozenset(".jpg .jpeg .jpe .jfif .png .bmp .dib .webp .tif .tiff .pbm .pgm .ppm .pnm .jp2 .gif .avif".split())
 VIDEOS = frozenset(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .flv .mts .m2ts .3gp .ogv".split())
 LISTS = frozenset((".txt", ".lst"))
-READERS = 2  # threads that decode pictures
 
 # No messages of the decoders on the console. OpenCV reads this once, when the first video is opened or written.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -147,17 +146,19 @@ def count_frames(sources: Sequence[Source]) -> int | None:
     return total
 
 
-def read_sources(sources: Sequence[Source], skipped: Callable[[str], None]) -> Iterator[Frame]:
+def read_sources(sources: Sequence[Source], skipped: Callable[[str], None], workers: int = 2) -> Iterator[Frame]:
     """The frames of the sources, in their order, read ahead in threads.
 
-    skipped: called with a message for each source that cannot be read, or not to its end.
+    Args:
+        skipped: called with a message for each source that cannot be read, or not to its end.
+        workers: number of threads. 0: each frame is read when it is asked for.
     """
     for pictures, group in itertools.groupby(sources, key=lambda source: source.kind == "image"):
         if not pictures:
             for source in group:
-                yield from read_video(source, skipped)
+                yield from read_video(source, skipped, workers)
             continue
-        with closing(read_ahead(group, read_picture, READERS, 2 * READERS)) as frames:
+        with closing(read_ahead(group, read_picture, workers, 2 * workers)) as frames:
             for frame in frames:
                 if isinstance(frame, UnreadableImage):
                     skipped(str(frame))
@@ -172,7 +173,7 @@ def read_picture(source: Source) -> Frame | UnreadableImage:
         return error
 
 
-def read_video(source: Source, skipped: Callable[[str], None]) -> Iterator[Frame]:
+def read_video(source: Source, skipped: Callable[[str], None], workers: int) -> Iterator[Frame]:
     """The frames of a video or of a camera."""
     what = "camera " * (source.kind == "camera") + source.path
     with opened(source) as capture:
@@ -183,7 +184,7 @@ def read_video(source: Source, skipped: Callable[[str], None]) -> Iterator[Frame
         rate = rate if 0 < rate < 1000 else 25.0  # unknown
         number = 0
         # More than one thread would change the order
-        with closing(read_ahead(itertools.repeat(capture), cv2.VideoCapture.read)) as frames:
+        with closing(read_ahead(itertools.repeat(capture), cv2.VideoCapture.read, min(workers, 1))) as frames:
             for decoded, image in frames:
                 if not decoded:
                     break

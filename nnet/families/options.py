@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 SHOWN_SCORE = 0.3  # score from which a detection, a corner or a center is drawn and judged, by default
 
@@ -68,6 +68,12 @@ class DetectionOptions:
     """Memory layout of images and features. The results are equal up to rounding."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Autocast type of the network."""
+    workers: NonNegativeInt = 2
+    """Threads that read, decode and resize images ahead of the network. One more turns its predictions into boxes
+    behind it. 0: no threads. The results are the same."""
+    batch: PositiveInt = 1
+    """Images that pass the network together, where their canvases have one size. The results of 2 or more are equal to
+    those of single images up to rounding."""
 
     @property
     def result_decimals(self) -> int | None:

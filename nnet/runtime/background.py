@@ -16,8 +16,15 @@ def read_ahead(
 ) -> Iterator[Result]:
     """`map(read, items)`, where up to `ahead` items are read before they are asked for.
 
-    Close the generator to stop early. Exceptions of `read` are raised in place of its result.
+    The items themselves are taken in the caller's thread. Close the generator to stop early. Exceptions of `read` are
+    raised in place of its result.
+
+    Args:
+        threads: that call `read`. 0: the caller reads each item when it is asked for.
     """
+    if threads == 0:
+        yield from map(read, items)
+        return
     pool, waiting = ThreadPoolExecutor(threads), deque()
     try:
         for item in items:

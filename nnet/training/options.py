@@ -55,7 +55,8 @@ class TrainOptions:
     checkpointing: bool = False
     """Activation checkpointing: less memory, slower steps."""
     fused_adam: bool = False
-    """Update the parameters with PyTorch's fused Adam kernel."""
+    """On the CPU, update the parameters with PyTorch's fused Adam kernel. On CUDA it is always used: it skips an update
+    that is not finite by itself, so that the host does not wait."""
     sync_batch_norm: bool = False
     """CUDA only: BatchNorm statistics over the micro-batches of all processes instead of each its own."""
 

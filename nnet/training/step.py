@@ -17,6 +17,7 @@ from nnet.families.base import Family
 from nnet.runtime import checkpoint
 from nnet.runtime.distributed import Group
 from nnet.runtime.precision import Precision, layout
+from nnet.runtime.transfer import Download
 from nnet.training.options import TrainOptions
 from sample.colour import normalise
 from sample.dataset import Batch
@@ -92,8 +93,10 @@ class UpdateStep:
         precision = Precision(options.precision, group.device)
         self.network = network
         self.parallel = group.wrap(torch.compile(network) if options.compile else network)
+        # The fused kernel can itself leave the step out, so that the host need not know before whether to make it.
+        self.fused = options.fused_adam or group.device.type == "cuda"
         # None lets PyTorch choose. False would also disable its multi-tensor implementation.
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=options.lr, fused=options.fused_adam or None)
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=options.lr, fused=self.fused or None)
         self.scaler = precision.scaler
         self.objective = Objective(family, layout(options.channels_last), precision.autocast)
         self.group = group
@@ -136,28 +139,45 @@ class UpdateStep:
         """
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        buffers = [buffer.clone() for buffer in self.network.buffers()]
+        buffers, first = [buffer.clone() for buffer in self.network.buffers()], not self.optimizer.state
         try:
             terms = torch.stack([self.forward_backward(n, batch, len(batches)) for n, batch in enumerate(batches)])
             self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters()])
             # Scaled gradients may overflow: the scaler then skips the step and lowers its scale.
-            overflow = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+            overflow = self.scaler.scale(torch.ones_like(norm)) > 1
             good = terms.isfinite().all() & (norm.isfinite() | overflow)
             # One all-reduce for both: whether any process has failed, and the mean of the loss terms.
             total = self.group.sum(torch.cat([(~good).to(terms).reshape(1), terms.sum(0).flatten()]))
-            failed = total[0].item() > 0
         except BaseException:
             self._undo(buffers)
             raise
-        if failed:
+        failed = Download(total[0])
+        if self.fused:
+            self._step_unless((total[0] > 0).float())
+        # The only host synchronisation of an update. The optimiser step is queued already, if it is fused.
+        if failed.item() > 0:
             self._undo(buffers)
+            if first:
+                self.optimizer.state.clear()
             if self.scaler.is_enabled():  # the scaler must finish its step; its scale is not the cause
                 self.scaler.update(self.scaler.get_scale())
             raise self._non_finite(terms, batches)
-        self.scaler.step(self.optimizer)
+        if not self.fused:
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         return Update(total[1:].view(terms.shape[1:]) / self.micro_batches_per_update, norm)
+
+    def _step_unless(self, failed: Tensor) -> None:
+        """Make the optimiser step on the device, unless `failed` (0 or 1) or the scaler's own flag is 1."""
+
+        def set_flag(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            optimizer.found_inf = torch.maximum(failed, getattr(optimizer, "found_inf", failed))
+
+        hook = self.optimizer.register_step_pre_hook(set_flag)
+        self.scaler.step(self.optimizer)
+        hook.remove()
+        vars(self.optimizer).pop("found_inf", None)  # an enabled scaler has removed it
 
     def forward_backward(self, number: int, batch: Batch, count: int) -> Tensor:
         """Add the gradient of micro-batch `number` of `count`. Returns its loss terms (terms, stacks)."""

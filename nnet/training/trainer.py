@@ -12,6 +12,7 @@ from nnet.detection.detector import Detector
 from nnet.runtime.distributed import Group
 from nnet.runtime.errors import RunError
 from nnet.runtime.signals import Signals
+from nnet.runtime.transfer import Upload
 from nnet.training.faults import Guard, NonFiniteCount, UnreadableCount
 from nnet.training.folder import RunFolder
 from nnet.training.metrics import Window
@@ -51,6 +52,7 @@ class Trainer:
         self.options = options
         self.group = group
         self.signals = Signals()
+        self.upload = Upload(group.device)
         self.unreadable = UnreadableCount(len(index))
         self.non_finite = NonFiniteCount(options.nan, index)
         self.validation: Validation | None = None
@@ -91,12 +93,15 @@ class Trainer:
             self.validate(*(a and b for a, b in zip(due, self.group.sum_counts(*missing), strict=True)))
 
     def wait_for_batches(self) -> list[Batch]:
-        """The micro-batches of the next iteration that this process computes. Raises DataError and RuntimeError."""
+        """The micro-batches of the next iteration that this process computes, on their way to its device.
+
+        Raises DataError and RuntimeError.
+        """
         with self.window.waiting():
             micro_batches = [next(self.batches) for _ in range(self.micro_batches_per_iteration)]
         for message in [message for batch in micro_batches for message in self.unreadable.add(batch)]:
             logger.warning(message)
-        return micro_batches
+        return [batch.map(self.upload) for batch in micro_batches]
 
     def asked_to_stop(self) -> bool:
         """Whether a signal asked any process to stop. All processes agree on it before each step.
@@ -116,7 +121,7 @@ class Trainer:
         self.lr = learning_rate(self.iteration, self.options)
         self.update.set_learning_rate(self.lr)
         try:
-            self.window.add(self.update([batch.to(self.group.device) for batch in micro_batches]))
+            self.window.add(self.update(micro_batches))
             self.non_finite.finite()
         except NonFinite as error:
             self.non_finite.skip(self.iteration + 1, error)

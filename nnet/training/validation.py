@@ -86,10 +86,11 @@ class Validation:
         self.detector.family.network.eval()
         self.group.share_buffers(self.detector.family.network)
         results = []
-        for detected in detect_images(self.detector, self.index, self.group, self._skipped, leave=False):
-            if self.signals.stop is not None:
-                break
-            results += detected.results
+        detected = detect_images(
+            self.detector, self.index, self.group, self._skipped, leave=False, stopped=self._stopped
+        )
+        for image in detected:
+            results += image.results
         results = self.group.gather(results)
         stopped, *_ = self.group.sum_counts(self.signals.stop is not None)
         figures = None
@@ -97,6 +98,9 @@ class Validation:
             figures = evaluate(self.index, results)
         self.group.barrier()
         return figures
+
+    def _stopped(self) -> bool:
+        return self.signals.stop is not None
 
     @staticmethod
     def _skipped(message: str) -> None:
