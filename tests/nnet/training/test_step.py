@@ -87,9 +87,10 @@ def not_made(step, parts):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_nan_in_the_loss_changes_nothing(precision, checkpointing):
-    step = stepper(precision=precision, checkpointing=checkpointing)
+@pytest.mark.parametrize("options", [{}, {"checkpointing": True}, {"fused_adam": True}], ids=str)
+def test_nan_in_the_loss_changes_nothing(precision, options):
+    """With fused_adam, the optimiser step is queued before the host knows of it: the kernel leaves it out."""
+    step = stepper(precision=precision, **options)
     step(batches())
     before, scale = state_of(step), step.scaler.get_scale()
     assert not_made(step, batches(brightness=float("nan"))) == (("focal", "pull", "push", "offset"), (10, 11))
@@ -97,7 +98,7 @@ def test_nan_in_the_loss_changes_nothing(precision, checkpointing):
     assert step.scaler.get_scale() == scale
     assert all(p.grad is None for p in step.network.parameters())
     # and the next update is made as if this one had not been tried
-    other = stepper(precision=precision, checkpointing=checkpointing)
+    other = stepper(precision=precision, **options)
     other(batches())
     other(batches())
     step(batches())
@@ -111,8 +112,9 @@ def test_the_terms_that_are_nan_are_named():
     assert not_made(step, [coloured(3, 8, 1, first_id=5)]) == (("pull", "push"), (5, 6, 7))
 
 
-def test_infinite_gradients_of_a_finite_loss():
-    step = stepper()
+@pytest.mark.parametrize("fused", [False, True])
+def test_infinite_gradients_of_a_finite_loss(fused):
+    step = stepper(fused_adam=fused)
     before = state_of(step)
     handle = next(step.network.parameters()).register_hook(lambda gradient: gradient * float("inf"))
     assert not_made(step, batches()) == (("gradient",), (0, 1, 2, 10, 11))
@@ -135,6 +137,19 @@ def test_a_non_finite_update_in_words():
     many = NonFinite(("gradient",), (3, 5, 6, 7, 8, 9)).describe(Index())
     assert many == "gradient not finite, on 3.jpg, 5.jpg, 6.jpg, 7.jpg, 8.jpg, ..."
     assert NonFinite(("the loss or gradient of a process",), ()).describe(Index()).endswith("of a process not finite")
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_loss_that_is_not_finite_though_its_gradient_is(precision):
+    """Another process may be the cause: the gradient of this one says nothing."""
+    step = stepper(precision=precision, fused_adam=True)
+    step(batches())
+    before, scale = state_of(step), step.scaler.state_dict()
+    step.group = Group(CPU)
+    step.group.sum = lambda total: total.index_fill(0, torch.tensor([0]), 1.0)
+    assert not_made(step, batches())[0] == ("gradient",)
+    assert_untouched(step, before)
+    assert step.scaler.state_dict() == scale
 
 
 def test_an_error_of_another_kind_changes_nothing_either():
