@@ -11,11 +11,14 @@ another checkpoint are not overwritten without --overwrite. Exit codes: 0 done, 
 import argparse
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before PyTorch is loaded, see nnet/runtime/threads.py
 
 import torch
 

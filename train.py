@@ -10,9 +10,12 @@ metrics.jsonl, TensorBoard files, curves.png. Exit codes: 0 done, 1 stopped by a
 
 import argparse
 import logging
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before PyTorch is loaded, see nnet/runtime/threads.py
 
 import torch
 

@@ -1,11 +1,12 @@
 """Measures how much slower decoding and a training step become beside a process that keeps one core busy:
 
-python -m benchmarks.neighbour [--works decode step] [--variants passive:2 active:2 ...] [--rounds N] [--json FILE]
+python -m benchmarks.neighbour [--works decode step] [--variants SPINS:THREADS ...] [--rounds N] [--json FILE]
 
-Prints a Markdown table. A variant is a wait policy of the OpenMP threads (passive, active, default, or a number of
-spins, GOMP_SPINCOUNT) and a number of threads. Each variant runs in a separate process, since the policy is read when
-PyTorch is loaded. A round times the work quiet, then beside the neighbour. The exit code is 1 if decoding takes more
-than twice its quiet time in the first variant, which is by default what train.py and test.py use.
+Prints a Markdown table. A variant is how long the OpenMP threads spin before they sleep (a number of spins,
+GOMP_SPINCOUNT; "default": OpenMP's own choice; "passive": not at all) and a number of threads (0: all). Each variant
+runs in a separate process, since the policy is read when PyTorch is loaded. A round times the work quiet, then beside
+the neighbour. The exit code is 1 if decoding takes more than twice its quiet time in the first variant, which is by
+default what train.py and test.py use.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from nnet.families import build_family
 from nnet.runtime.devices import set_up_backends
 
 LIMIT = 2.0  # target: decoding beside the neighbour, in multiples of its quiet time
-POLICIES = {"default": {}, "passive": {"OMP_WAIT_POLICY": "PASSIVE"}, "active": {"OMP_WAIT_POLICY": "ACTIVE"}}
+POLICIES = {"default": {}, "passive": {"OMP_WAIT_POLICY": "PASSIVE"}}
 
 
 def decode(small: bool) -> Callable[[], object]:
@@ -97,10 +98,9 @@ def variant_rows(args: argparse.Namespace) -> Iterator[dict]:
     for name in args.works:
         for variant in args.variants:
             policy, _, threads = variant.partition(":")
-            chosen = {
-                key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS")
-            }
-            chosen |= POLICIES.get(policy) or ({} if policy == "default" else {"GOMP_SPINCOUNT": policy})
+            own = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
+            chosen = {key: value for key, value in os.environ.items() if key not in own}
+            chosen |= POLICIES[policy] if policy in POLICIES else {"GOMP_SPINCOUNT": policy}
             command = [sys.executable, "-m", "benchmarks.neighbour", "--alone", name, "--threads", threads or "0"]
             command += ["--rounds", str(args.rounds), "--seconds", str(args.seconds), *["--small"] * args.small]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=chosen, check=True)
@@ -118,7 +118,7 @@ def cells(row: dict) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure the effect of a process that keeps one core busy.")
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), metavar="NAME")
-    parser.add_argument("--variants", nargs="+", default=["passive:0", "default:0", "passive:1"], metavar="POLICY:N")
+    parser.add_argument("--variants", nargs="+", default=["1000:0", "default:0", "1000:1"], metavar="SPINS:THREADS")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="time of each half of a round")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all times to FILE")
@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.alone:
         run_alone(args)
         return 0
-    print("| work | wait policy: threads | quiet, ms: median (range) | beside the neighbour, ms | ratio |")
+    print("| work | spins: threads | quiet, ms: median (range) | beside the neighbour, ms | ratio |")
     print("| --- | --- | --- | --- | --- |")
     rows = []
     for row in variant_rows(args):

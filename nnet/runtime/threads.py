@@ -2,6 +2,11 @@
 
 A container usually sees all cores of its machine, but may use them only for a share of the time: its CPU quota. More
 threads than that share are suspended for the rest of each quota period, which slows training down several times.
+
+Each parallel step of PyTorch ends when its last thread is done. GNU OpenMP has the others wait for it by spinning for
+many milliseconds, on the core that a suspended thread could use: beside a busy process, steps take several times as
+long (docs/performance.md). So the scripts set GOMP_SPINCOUNT to 1000, unless the environment has it: threads sleep
+after about 0.1 ms. The variable is read when PyTorch is loaded.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 from nnet.runtime.background import WriteBehind, read_ahead
 
 
-@pytest.mark.parametrize("threads, ahead", [(1, 1), (3, 4), (2, 100)])
+@pytest.mark.parametrize("threads, ahead", [(0, 0), (1, 1), (3, 4), (2, 100)])
 def test_results_come_in_order(threads, ahead):
     assert list(read_ahead(range(20), lambda i: i * i, threads, ahead)) == [i * i for i in range(20)]
 
@@ -19,6 +19,13 @@ def test_no_more_is_read_than_asked_for():
     with closing(read_ahead(itertools.count(), lambda i: read.append(i) or i, 2, 3)) as results:
         assert [next(results) for _ in range(5)] == list(range(5))
     assert len(read) <= 5 + 3 + 1
+
+
+def test_without_threads_nothing_is_read_before_it_is_asked_for():
+    read = []
+    results = read_ahead(itertools.count(), lambda i: read.append((i, threading.current_thread())) or i, threads=0)
+    assert next(results) == 0 and next(results) == 1
+    assert read == [(0, threading.main_thread()), (1, threading.main_thread())]
 
 
 def test_an_exception_takes_the_place_of_its_result():

@@ -1,6 +1,9 @@
 """The number of cores that a process may use, on made-up cgroup trees."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -133,3 +136,24 @@ class TestAffinity:
 def test_this_machine(monkeypatch):
     monkeypatch.undo()
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize("given", [None, "5"])
+@pytest.mark.parametrize("script", ["train", "test", "detect"])
+def test_waiting_threads_sleep_soon(script, given):
+    """The variable is set when PyTorch is first looked for."""
+    program = f"""
+import os, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print(os.environ["GOMP_SPINCOUNT"], flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Finder())
+import {script}
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    environment |= {"GOMP_SPINCOUNT": given} if given else {}
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
+    assert done.stdout.strip() == (given or "1000")
