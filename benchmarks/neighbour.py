@@ -46,7 +46,7 @@ def decode(small: bool) -> Callable[[], object]:
 
 
 def step(small: bool) -> Callable[[], object]:
-    """A training step of configs/toy.yaml, in channels_last as there."""
+    """A training step of configs/toy.yaml."""
     config = configs.load("configs/toy.yaml", ["runtime.device=cpu", *(["train.batch=[1]"] if small else [])])
     torch.manual_seed(config.seed)
     update, batches = prepare(config, build_family(6, config.model, config.penalty, config.loss))
@@ -94,21 +94,26 @@ def run_alone(args: argparse.Namespace) -> None:
     print(json.dumps(measure(WORKS[args.alone](args.small), args.rounds, args.seconds)))
 
 
+def environment(policy: str) -> dict[str, str]:
+    """The environment variables of a variant."""
+    own = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
+    others = {key: value for key, value in os.environ.items() if key not in own}
+    return others | (POLICIES[policy] if policy in POLICIES else {"GOMP_SPINCOUNT": policy})
+
+
 def variant_rows(args: argparse.Namespace) -> Iterator[dict]:
+    """Measure each work with each variant, in processes of their own."""
     for name in args.works:
         for variant in args.variants:
             policy, _, threads = variant.partition(":")
-            own = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
-            chosen = {key: value for key, value in os.environ.items() if key not in own}
-            chosen |= POLICIES[policy] if policy in POLICIES else {"GOMP_SPINCOUNT": policy}
             command = [sys.executable, "-m", "benchmarks.neighbour", "--alone", name, "--threads", threads or "0"]
             command += ["--rounds", str(args.rounds), "--seconds", str(args.seconds), *["--small"] * args.small]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=chosen, check=True)
-            times = json.loads(done.stdout.splitlines()[-1])
-            yield {"work": name, "variant": variant, **times}
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment(policy), check=True)
+            yield {"work": name, "variant": variant, **json.loads(done.stdout.splitlines()[-1])}
 
 
 def cells(row: dict) -> str:
+    """A row of the table."""
     quiet, beside = sorted(row["quiet"]), sorted(row["beside"])
     ratio = median(beside) / median(quiet)
     shown = [f"{median(t):.3g} ({t[0]:.3g} to {t[-1]:.3g})" for t in (quiet, beside)]

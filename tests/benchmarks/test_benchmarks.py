@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import data, detection, loader, losses, network, pools, training
+from benchmarks import data, detection, loader, losses, neighbour, network, pipeline, pools, training
 from benchmarks.measure import AT_LEAST, Row, Setting, Spread, limit_row, race, times_row
 from db import load_index, read_image
 from external.corner_pool import pool
@@ -307,3 +307,22 @@ def test_given_images_are_used(tmp_path):
     assert cv2.imread(index.path(0)) is not None
     time, size = data.sample(Setting(small=True, data=tmp_path))
     assert time.against == "JPEG decode alone" and 0.7 < size.ours.median < 1
+
+
+def test_the_test_path_with_and_without_workers(repository, capsys, monkeypatch):
+    monkeypatch.setattr(pipeline, "LIMIT", 1.0)
+    variants = ["--images", "3", "--rounds", "1", "--classes", "2", "--variants", "0:1", "1:1", "1:2"]
+    assert pipeline.main([str(repository / "tests" / "tiny.yaml"), "test.mirror=false", *variants]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if "workers, batch" in line]
+    assert [row.split(" |")[0] for row in rows] == [f"| {w} workers, batch {b}" for w, b in ((0, 1), (1, 1), (1, 2))]
+
+
+def test_a_neighbour_keeps_a_core_busy():
+    with neighbour.neighbour():
+        times = neighbour.measure(lambda: None, rounds=1, seconds=0.0)
+    assert {name: len(found) for name, found in times.items()} == {"quiet": 1, "beside": 1}
+    assert neighbour.environment("default").keys().isdisjoint({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"})
+    assert neighbour.environment("passive")["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert neighbour.environment("50")["GOMP_SPINCOUNT"] == "50"
+    row = {"work": "decode", "variant": "50:2", "quiet": [1.0, 2.0, 3.0], "beside": [5.0]}
+    assert neighbour.cells(row) == "| decode | 50:2 | 2 (1 to 3) | 5 (5 to 5) | 2.50 |"
