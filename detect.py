@@ -14,10 +14,11 @@ object per line, results.json in COCO's result format, and where asked for heatm
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def detect(detector: ImageDetector, sources: Sequence[Source], args: argparse.Na
     def load(batch: list[Frame]) -> Loaded[list[Frame]]:
         return Loaded(batch, detector.detector.prepare([frame.image for frame in batch]))
 
-    options = detector.config.test
+    options, watch = detector.config.test, MemoryWatch(detector.detector)
     size = args.batch or options.batch
     frames_done, begun = 0, time.perf_counter()
     output, records = Output(args.output), Records(args.output)
@@ -61,8 +62,8 @@ def detect(detector: ImageDetector, sources: Sequence[Source], args: argparse.Na
         WriteBehind() as behind,
         progress_bar(desc="detecting", unit="image", total=count_frames(sources)) as bar,
         closing(read_sources(sources, skip, options.workers)) as frames,
-        closing(detect_batches(detector.detector, watched(batches(frames, detector, size), detector), load)) as detected,
-        until_interrupted(sources),
+        closing(until_interrupted(frames, sources)) as wanted,
+        closing(detect_batches(detector.detector, watched(batches(wanted, detector, size), watch), load)) as detected,
     ):
         for batch, boxes in detected:
             for frame, own in zip(batch, boxes, strict=True):
@@ -102,23 +103,30 @@ def batches(frames: Iterable[Frame], detector: ImageDetector, size: int) -> Iter
         yield batch
 
 
-def watched(batches: Iterable[list[Frame]], detector: ImageDetector) -> Iterator[list[Frame]]:
+def watched(batches: Iterable[list[Frame]], watch: MemoryWatch) -> Iterator[list[Frame]]:
     """The batches. Warns of images that need much memory before they are detected."""
-    watch = MemoryWatch(detector.detector)
     for batch in batches:
         for text in watch(*batch[0].image.shape[:2], len(batch)):
             tqdm.write(f"warning: {text}", file=sys.stderr)
         yield batch
 
 
-@contextmanager
-def until_interrupted(sources: Sequence[Source]) -> Iterator[None]:
-    """Ctrl-C is the regular end of a camera."""
+def until_interrupted(frames: Iterator[Frame], sources: Sequence[Source]) -> Iterator[Frame]:
+    """The frames until Ctrl-C, which is the regular end of a camera: what was read before it is still detected."""
+    if not any(source.kind == "camera" for source in sources):
+        yield from frames
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
     try:
-        yield
+        for frame in frames:
+            yield frame
+            if pressed:
+                return
     except KeyboardInterrupt:
-        if not any(source.kind == "camera" for source in sources):
-            raise
+        return
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Records:

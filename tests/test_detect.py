@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from collections import defaultdict
 
 import cv2
@@ -173,7 +174,14 @@ def test_a_video_that_ends_early_and_pictures_beside_it(saved, toy, tmp_path, ca
     assert any((tmp_path / "out" / "crops").rglob("v_000003_1.jpg"))
 
 
-def test_ctrl_c_ends_a_camera(saved, tmp_path, monkeypatch):
+def raise_interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("press", [raise_interrupt, lambda: signal.raise_signal(signal.SIGINT)])
+def test_ctrl_c_ends_a_camera(saved, tmp_path, monkeypatch, press):
+    """What was read before it is in the video."""
+
     class Camera:
         def __init__(self, number):
             self.count = 0
@@ -186,8 +194,8 @@ def test_ctrl_c_ends_a_camera(saved, tmp_path, monkeypatch):
 
         def read(self):
             self.count += 1
-            if self.count > 5:
-                raise KeyboardInterrupt
+            if self.count == 6:
+                press()
             return True, np.full((48, 64, 3), 20 * self.count, np.uint8)
 
         def release(self):
@@ -197,7 +205,7 @@ def test_ctrl_c_ends_a_camera(saved, tmp_path, monkeypatch):
         patch.setattr(sources_module.cv2, "VideoCapture", Camera)
         assert run(saved, tmp_path, "0") == 0
     video = cv2.VideoCapture(str(tmp_path / "pictures" / "camera0.mp4"))
-    assert video.get(cv2.CAP_PROP_FPS) == 5 and video.get(cv2.CAP_PROP_FRAME_COUNT) >= 1
+    assert video.get(cv2.CAP_PROP_FPS) == 5 and video.get(cv2.CAP_PROP_FRAME_COUNT) >= 5
     assert {line["file_name"] for line in read_results(tmp_path)[0]} <= {"0"}
 
 
