@@ -112,7 +112,7 @@ def watched(batches: Iterable[list[Frame]], watch: MemoryWatch) -> Iterator[list
 
 
 def until_interrupted(frames: Iterator[Frame], sources: Sequence[Source]) -> Iterator[Frame]:
-    """The frames until Ctrl-C, which is the regular end of a camera: what was read before it is still detected."""
+    """The frames until Ctrl-C, which is the regular end of a camera: those taken before it are still detected."""
     if not any(source.kind == "camera" for source in sources):
         yield from frames
         return
