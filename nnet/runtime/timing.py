@@ -36,9 +36,10 @@ class Stopwatch:
                 yield
             return
         begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begun.record()
+        stream = torch.cuda.current_stream(self.device)
+        begun.record(stream)
         yield
-        done.record()
+        done.record(stream)
         with self.lock:
             self.pending.append((part, begun, done))
             self._collect(wait=False)

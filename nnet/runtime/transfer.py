@@ -35,7 +35,7 @@ class Download:
         self.event = None
         if tensor.is_cuda:
             self.event = torch.cuda.Event()
-            self.event.record()
+            self.event.record(torch.cuda.current_stream(tensor.device))
 
     def item(self) -> float:
         """The value of the only element."""
