@@ -24,6 +24,7 @@ import torch
 import configs
 from benchmarks.data import draw_photographs
 from benchmarks.measure import Spread
+from benchmarks.network import settle_statistics
 from db import AnnotationIndex
 from nnet.detection.detector import Detector
 from nnet.detection.images import detect_images
@@ -77,6 +78,8 @@ def load_family(config: configs.Config, path: Path | None, classes: int) -> Fami
     family = build_family(classes, config.model, config.penalty, config.loss)
     if path:
         load_weights(family, state, path, config.test.channels_last)
+    else:
+        settle_statistics(family.network, torch.randn(2, 3, *config.data.input_size))
     return family
 
 
