@@ -117,7 +117,7 @@ class Detector:
         rows = 2 if self.options.mirror else 1  # of the batch, per image
         views: list[list[View]] = [[] for _ in range(count)]
         for scale, canvases, placements in zip(self.options.scales, *prepared, strict=True):
-            maps = self.forward(canvases)
+            maps = self.predict(canvases)
             for i, (placement, own) in enumerate(zip(placements, objects, strict=True)):
                 part = maps if count == 1 else select(maps, slice(i * rows, (i + 1) * rows))
                 views[i].append(View(scale, placement, part, self.truth, own))
@@ -152,7 +152,7 @@ class Detector:
         self.check_annotated([objects])
         with self.timed("load"):
             canvas, placement = self.place(image, scale)
-        return self.substitute(View(scale, placement, self.predict(canvas), self.truth, objects))
+        return self.substitute(View(scale, placement, self.predict(self.stack([canvas])), self.truth, objects))
 
     def substitute(self, view: View) -> View:
         """The view with the annotation in place of predictions, where that is asked for."""
@@ -192,16 +192,9 @@ class Detector:
             images = torch.from_numpy(planes)
         return images.pin_memory() if self.device.type == "cuda" else images
 
-    def predict(self, *canvases: np.ndarray) -> Any:
-        """Predictions of the last stack for n canvases (H, W, 3).
-
-        With `mirror`, each canvas is followed by its mirror image: a batch of 2 * n.
-        """
-        return self.forward(self.stack(canvases))
-
     @torch.inference_mode()
-    def forward(self, images: Tensor) -> Any:
-        """Predictions of the last stack for a batch of `stack`."""
+    def predict(self, images: Tensor) -> Any:
+        """Predictions of the last stack for the images of `stack`."""
         with self.watch.on_device("network"), self.autocast():
             return self.family.network(normalise(self.upload(images)))[-1]
 
