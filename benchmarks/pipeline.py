@@ -93,6 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--classes", type=int, default=80, help="of random weights (default: %(default)s)")
     overrides, rest = configs.split_overrides(sys.argv[1:] if argv is None else argv)
     args = parser.parse_intermixed_args(rest)
+    # Random embeddings are far apart: without this option, no corners would be paired
+    overrides = [*([] if args.checkpoint else ["test.embedding_distance=1e9"]), *overrides]
     config = configs.load(args.config, overrides)
     set_up_backends(config.runtime)
     group = Group(choose_device(config.runtime.device))
