@@ -70,7 +70,7 @@ def test(config: configs.Config, args: argparse.Namespace, output: Path, group: 
         other_config = configs.load(args.beside[0], args.beside_overrides)
         other, _ = load_detector(other_config, *args.beside, index, args.split, group.device)
     check_wanted(args, detector, annotated=len(index.boxes) > 0)
-    warn(too_many_objects(index, detector) + MemoryWatch(detector)(*largest(index)))
+    warn(too_many_objects(index, detector) + MemoryWatch(detector)(*largest(index), config.test.batch))
     analyses = [ANALYSES[name](index, detector, config.penalty) for name in args.analyses]
     make_folder(output)
     if not args.overwrite:
