@@ -206,6 +206,8 @@ def page(results: Figures) -> str:
 
 def facts_section(results: Figures) -> Iterator[str]:
     facts = results.get("machine", {}).get("facts", {})
+    if "gpu" not in facts:
+        yield "A dry run at tiny sizes on the CPU: none of these figures means anything.\n"
     yield "Made by `make gpu`. Machine: " + ("; ".join(f"{k}: {v}" for k, v in facts.items()) or "unknown") + "."
     yield ""
     yield "| part | result | seconds |"
@@ -229,7 +231,7 @@ def steps_section(results: Figures) -> Iterator[str]:
     if not measured:
         return
     yield "### Training step of Hourglass-104, 511x511\n"
-    yield "The paper's run has 500,000 iterations of 49 images. `49` is the paper's batch, in micro-batches that fit.\n"
+    yield "The paper's run has 500,000 iterations of 49 images, here in micro-batches that fit on the GPU.\n"
     yield "| options | images | micro-batches | s per step | images/s | peak memory, GB | the paper's run, hours |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for figures in measured.values():
