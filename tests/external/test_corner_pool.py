@@ -451,7 +451,6 @@ def test_compile_and_deepcopy(device: str) -> None:
 
 
 @implementations
-@pytest.mark.parametrize("device", DEVICES)
 def test_autocast_leaves_dtype(pool, device: str) -> None:
     with torch.autocast(device, dtype=torch.bfloat16):
         for dtype in (torch.bfloat16, torch.float32):
