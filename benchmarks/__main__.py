@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import data, detection, losses, network, pools
-from benchmarks.measure import HEAD, RULE, Row, Setting, machine
+from benchmarks.measure import HEAD, RULE, Row, Setting, machine, use_own_stream
 from db import DataError
 from nnet.runtime.devices import keep_freed_memory
 from nnet.runtime.errors import exit_code
@@ -129,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     setting = Setting(torch.device(args.device), args.seconds, args.small, args.data)
+    use_own_stream(setting.device)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler otherwise logs when it starts and stops
     facts = machine(setting) | {"freed memory is kept": keep_freed_memory()}
 

@@ -75,7 +75,7 @@ def decode(setting: Setting) -> Iterator[Row]:
     with torch.inference_mode():
         base = "published, plain PyTorch", lambda: published_decode(*maps, k)
         ours = lambda: decode_corners(*maps, k)  # noqa: E731
-        yield timed_row(setting, "decode", f"{size}, K = {k}", ours, base, FIFTH)
+        yield timed_row(setting, "decode", f"{size}, K = {k}", ours, base, FIFTH, graphs=True)
 
 
 def draw_boxes(count: int) -> np.ndarray:

@@ -3,6 +3,8 @@
 The works that are compared are timed one after another in each round, and their order changes from round to round. The
 ratio is computed per round; the result is the median over the rounds. Other load on the machine slows both sides of a
 round, so that it changes the ratio little. Works that run on one thread are timed by their processor time.
+
+On CUDA, works on kernels are captured in CUDA graphs, so that neither Python nor the driver is timed.
 """
 
 import math
@@ -110,11 +112,12 @@ def clock(
     """Seconds per call of a work.
 
     one_core: measure processor time, for work on one thread.
-    cold: a tensor larger than the caches. It is written before the timing, so that no data of the work is cached.
+    cold: a tensor larger than the caches. It is written before the timing, or read on CUDA, so that no data of the work
+        is cached, and the GPU's L2 cache holds nothing that it would have to write back during the timing.
     """
-    if cold is not None:
-        cold.fill_(1)
     if device.type == "cuda":
+        if cold is not None:
+            cold.sum()  # meanwhile the work is enqueued, so that the GPU does not wait for Python
         begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begun.record()
         for _ in range(calls):
@@ -122,11 +125,35 @@ def clock(
         done.record()
         done.synchronize()
         return begun.elapsed_time(done) / 1000 / calls
+    if cold is not None:
+        cold.fill_(1)
     now = time.process_time if one_core else time.perf_counter
     begun = now()
     for _ in range(calls):
         work()
     return (now() - begun) / calls
+
+
+def use_own_stream(device: torch.device) -> None:
+    """On CUDA, make a new stream the current one, as the default stream cannot be captured in CUDA graphs."""
+    if device.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream(device))
+
+
+def captured(work: Work) -> Work:
+    """The replay of a CUDA graph of a work. Call it after `use_own_stream`, and after the work has run once.
+
+    A work that cannot be captured is returned as it is, with a message on stderr.
+    """
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+            work()
+    except RuntimeError as error:
+        torch.cuda.synchronize()
+        print(f"timed without a CUDA graph: {error}", file=sys.stderr)
+        return work
+    return graph.replay
 
 
 def race(
@@ -136,19 +163,28 @@ def race(
     rounds: int = ROUNDS,
     one_core: bool = False,
     from_memory: bool = False,
+    graphs: bool = False,
+    eager: Sequence[str] = (),
 ) -> dict[str, list[float]]:
     """Time works in turn. Returns the seconds per call of each work, one value per round. The first call is not timed.
 
     seldom: works that are timed only in the first, the middle and the last round.
     one_core: as in `clock`.
-    from_memory: for work that is bound by memory bandwidth. On a CPU, none of its data is cached when a call starts.
+    from_memory: for work that is bound by memory bandwidth. None of its data is cached when a call starts.
+    graphs: on CUDA, capture the works in CUDA graphs, as from_memory does as well.
+    eager: works that are not captured, because they wait for the GPU.
     """
     cold = None
-    if from_memory and setting.device.type == "cpu":
-        cold = torch.empty(1 if setting.small else LARGER_THAN_CACHES, dtype=torch.uint8)
+    if from_memory:
+        kind = torch.uint8 if setting.device.type == "cpu" else torch.float32
+        cold = torch.zeros(
+            1 if setting.small else LARGER_THAN_CACHES // kind.itemsize, dtype=kind, device=setting.device
+        )
     works, timed = dict(works), partial(clock, setting.device, one_core=one_core, cold=cold)
     for work in works.values():
         timed(work)
+    if setting.device.type == "cuda" and (from_memory or graphs):
+        works = {name: work if name in eager else captured(work) for name, work in works.items()}
     once = {name: timed(work) for name, work in works.items()}
     least = 0 if setting.small or cold is not None else AT_LEAST[setting.device.type]
     calls = {name: max(1, math.ceil(least / max(seconds, 1e-7))) for name, seconds in once.items()}
@@ -173,11 +209,16 @@ def timed_row(
     others: Mapping[str, Work] | None = None,
     one_core: bool = False,
     from_memory: bool = False,
+    graphs: bool = False,
+    eager: Sequence[str] = (),
     **more: Any,
 ) -> Row:
-    """Compare our work with the baseline `against`, whose ratio has the target, and, less often, with others."""
+    """Compare our work with the baseline `against`, whose ratio has the target, and, less often, with others.
+
+    The options are those of `race`.
+    """
     works, seldom = {"ours": ours, "base": against[1], **(others or {})}, tuple(others or {})
-    times = race(setting, works, seldom, one_core=one_core, from_memory=from_memory)
+    times = race(setting, works, seldom, one_core=one_core, from_memory=from_memory, graphs=graphs, eager=eager)
     return times_row(setting, benchmark, case, times, against[0], target, **more)
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.measure import Row, Setting, limit_row, timed_row
+from benchmarks.measure import Row, Setting, Work, limit_row, timed_row
 from external.corner_pool import pool
 from models.corner_pooling import PoolSum
 from models.keypoints import CORNERS, KINDS
@@ -16,11 +17,16 @@ from models.keypoints import CORNERS, KINDS
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 SCANS = {"top": (2, True), "bottom": (2, False), "left": (3, True), "right": (3, False)}  # dim, reverse
 LINES = {"column": ("top", "bottom"), "row": ("left", "right")}
+# Tensors that are read and written. Backward: reads the input and the gradient, writes one. Corner: forward reads 2 and
+# writes 1; then each of two backward passes reads 2 and writes 1. The gradient is read twice, because one kernel for
+# both directions would have to hold back open sums along the height and along the width.
+PASSES = {"pool_forward": 2, "pool_backward": 3, "corner_pooling": 9}
 # Targets as multiples of the time of a copy, which reads and writes the tensor once. On CUDA: 70% of the bandwidth of a
-# copy, for the tensors that have to be read and written.
-FORWARD = {"cpu": 2.5, "cuda": 1 / 0.7}
-BACKWARD = {"cpu": 5.0, "cuda": 3 / 2 / 0.7}  # reads the input and the gradient, writes one
-CORNER = {"cpu": 10.0, "cuda": 8 / 2 / 0.7}  # reads 2, writes 1; then reads 3, writes 2
+# copy, for these passes.
+TARGETS = {
+    "cpu": {"pool_forward": 2.5, "pool_backward": 5.0, "corner_pooling": 10.0},
+    "cuda": {name: passes / 2 / 0.7 for name, passes in PASSES.items()},
+}
 
 
 def cummax_pool(x: Tensor, direction: str) -> Tensor:
@@ -57,15 +63,29 @@ def copying(x: Tensor) -> tuple[str, Callable]:
     return "copy", lambda: into.copy_(x)
 
 
+def pool_row(
+    setting: Setting,
+    name: str,
+    case: str,
+    ours: Work,
+    base: tuple[str, Work],
+    others: dict[str, Work],
+    judged: bool = True,
+) -> Row:
+    """`timed_row` of a benchmark of PASSES. On CUDA its note is the bandwidth, relative to that of the copy."""
+    target = TARGETS[setting.device.type][name] if judged else None
+    row = timed_row(setting, name, case, ours, base, target, others, from_memory=True)
+    share = PASSES[name] / 2 / row.ratio.median
+    return row if setting.device.type == "cpu" else replace(row, note=f"{share:.0%} of the copy's bandwidth")
+
+
 def pool_forward(setting: Setting) -> Iterator[Row]:
     for layout, memory_format in LAYOUTS.items():
         x = draw(setting, memory_format)
         for name in SCANS:
             others = {"torch.cummax": lambda x=x, name=name: cummax_pool(x, name)}
-            ours, target = (lambda x=x, name=name: pool(x, name)), FORWARD[setting.device.type]
-            yield timed_row(
-                setting, "pool_forward", f"{name}, {layout}", ours, copying(x), target, others, from_memory=True
-            )
+            ours = lambda x=x, name=name: pool(x, name)  # noqa: E731
+            yield pool_row(setting, "pool_forward", f"{name}, {layout}", ours, copying(x), others)
 
 
 def pool_backward(setting: Setting) -> Iterator[Row]:
@@ -74,10 +94,8 @@ def pool_backward(setting: Setting) -> Iterator[Row]:
         gradient = torch.randn_like(x)
         for name in SCANS:
             ours, cummax = (backward(y, (x,), gradient) for y in (pool(x, name), cummax_pool(x, name)))
-            target = BACKWARD[setting.device.type]
-            others = {"torch.cummax": cummax}
-            case = f"{name}, {layout}"
-            yield timed_row(setting, "pool_backward", case, ours, copying(x.detach()), target, others, from_memory=True)
+            base, others = copying(x.detach()), {"torch.cummax": cummax}
+            yield pool_row(setting, "pool_backward", f"{name}, {layout}", ours, base, others)
 
 
 def backward(y: Tensor, inputs: tuple[Tensor, ...], gradient: Tensor) -> Callable:
@@ -94,11 +112,10 @@ def corner_pooling(setting: Setting) -> Iterator[Row]:
         for layout, memory_format in LAYOUTS.items():
             a, b, gradient = draw_maps(setting, memory_format)
             for name, (own, cummax) in pools.items():
-                target = None if name == "center" else CORNER[setting.device.type]
                 ours, others = both_ways(own, a, b, gradient), {"torch.cummax": both_ways(cummax, a, b, gradient)}
                 case = f"{name}, {layout}"
                 base = copying(a.detach())
-                yield timed_row(setting, "corner_pooling", case, ours, base, target, others, from_memory=True)
+                yield pool_row(setting, "corner_pooling", case, ours, base, others, judged=name != "center")
                 extra = apart.submit(extra_memory, own, setting, memory_format).result() / 1e6
                 limit, judged = 2 * a.numel() / 1e6, name != "center"
                 against = "a byte per element and map"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -248,14 +248,24 @@ def checkpoint_activations(network: nn.Module, kinds: tuple[type, ...]) -> None:
     """
     for block in network.modules():
         if isinstance(block, kinds):
-            block.forward = partial(_checkpointed, block, block.forward)
+            block.__class__ = _checkpointing(type(block))
 
 
-def _checkpointed(block: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    options = {"use_reentrant": False, "preserve_rng_state": False}  # nothing in these networks is random
-    if not torch.compiler.is_compiling():  # torch.compile itself excludes running statistics from the recomputation
-        options["context_fn"] = lambda: (nullcontext(), _with_zero_momentum(block))
-    return recompute(forward, x, **options)
+@cache
+def _checkpointing(kind: type[nn.Module]) -> type[nn.Module]:
+    """A subclass whose forward pass is recomputed.
+
+    A `forward` in the block's own attributes would refer to the block. Such a cycle keeps parameters in memory until
+    the garbage collector runs.
+    """
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        options = {"use_reentrant": False, "preserve_rng_state": False}  # nothing in these networks is random
+        if not torch.compiler.is_compiling():  # torch.compile itself excludes running statistics from the recomputation
+            options["context_fn"] = lambda: (nullcontext(), _with_zero_momentum(self))
+        return recompute(partial(kind.forward, self), x, **options)
+
+    return type(kind.__name__, (kind,), {"forward": forward})
 
 
 @contextmanager

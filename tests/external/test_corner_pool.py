@@ -20,10 +20,22 @@ from external.corner_pool import DIRECTIONS, FORWARD, REVERSE, WHOLE, bottom_poo
 
 POOLS = {"top": top_pool, "bottom": bottom_pool, "left": left_pool, "right": right_pool}
 SERIES = {"column": ("top", "bottom"), "row": ("left", "right")}
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=NO_GPU)]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
-needs_compiled = pytest.mark.skipif("cpu" not in corner_pool._DEVICES, reason="compiled operators not built")
+
+
+def needs(device: str) -> list[pytest.MarkDecorator]:
+    """Marks of a test of the compiled operators on a device."""
+    built = pytest.mark.skipif(device not in corner_pool._DEVICES, reason=f"no operators compiled for {device}")
+    return [NO_GPU, built] if device == "cuda" else [built]
+
+
+needs_compiled = needs("cpu")[0]
+compiled_devices = pytest.mark.parametrize(
+    "device", [pytest.param(name, marks=needs(name)) for name in ("cpu", "cuda")]
+)
 
 
 class Stock(torch.autograd.Function):
@@ -42,10 +54,11 @@ class Stock(torch.autograd.Function):
 
 IMPLEMENTATIONS = {"compiled": torch.ops.corner_pool.pool, "stock": Stock.apply}
 implementations = pytest.mark.parametrize(
-    "pool",
+    "pool, device",
     [
-        pytest.param(IMPLEMENTATIONS["compiled"], id="compiled", marks=needs_compiled),
-        pytest.param(IMPLEMENTATIONS["stock"], id="stock"),
+        *(pytest.param(IMPLEMENTATIONS["compiled"], d, id=f"compiled-{d}", marks=needs(d)) for d in ("cpu", "cuda")),
+        pytest.param(IMPLEMENTATIONS["stock"], "cpu", id="stock-cpu"),
+        pytest.param(IMPLEMENTATIONS["stock"], "cuda", id="stock-cuda", marks=NO_GPU),
     ],
 )
 
@@ -85,6 +98,14 @@ def expect_equal(got: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(got.cpu(), wanted.cpu(), rtol=0, atol=0, equal_nan=True)
 
 
+def expect_gradient(pool, got: Tensor, wanted: Tensor) -> None:
+    """Gradients are equal, but for those of the fallback on a GPU, where scatter_add_ adds in any order."""
+    if got.is_cuda and pool is IMPLEMENTATIONS["stock"]:
+        torch.testing.assert_close(got.cpu(), wanted.cpu(), equal_nan=True)
+    else:
+        expect_equal(got, wanted)
+
+
 def sample(shape: tuple[int, ...], seed: int = 0, special: bool = False) -> tuple[Tensor, Tensor]:
     """An input with many ties (small integers after a ReLU) and an upstream gradient.
 
@@ -102,7 +123,7 @@ def sample(shape: tuple[int, ...], seed: int = 0, special: bool = False) -> tupl
 
 @implementations
 @pytest.mark.parametrize("direction", POOLS)
-def test_golden_corner_pool(goldens: Path, pool, direction: str) -> None:
+def test_golden_corner_pool(goldens: Path, pool, device: str, direction: str) -> None:
     arrays = np.load(goldens / "corner_pool.npz")
     dim, scan = DIRECTIONS[direction]
     for case in sorted({key.split("_")[0] for key in arrays}):
@@ -110,14 +131,13 @@ def test_golden_corner_pool(goldens: Path, pool, direction: str) -> None:
             torch.from_numpy(arrays[f"{case}_{key}"]) for key in ("x", "g", f"{direction}_y", f"{direction}_gx")
         )
         for layout in LAYOUTS:
-            got = run(pool, x.contiguous(memory_format=layout), grad, dim, scan)
+            got = run(pool, x.to(device).contiguous(memory_format=layout), grad.to(device), dim, scan)
             expect_equal(got[0], y)
-            expect_equal(got[1], gx)
+            expect_gradient(pool, got[1], gx)
 
 
 @implementations
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_matches_definition(pool, direction: str, device: str, layout, dtype) -> None:
@@ -127,25 +147,27 @@ def test_matches_definition(pool, direction: str, device: str, layout, dtype) ->
         y, gx = plain(x, grad, dim, scan)
         got = run(pool, x.to(device).contiguous(memory_format=layout), grad.to(device), dim, scan)
         expect_equal(got[0], y)
-        if device == "cpu" or pool is IMPLEMENTATIONS["compiled"]:
-            expect_equal(got[1], gx)
-        else:  # on CUDA devices, scatter_add_ adds in any order
-            torch.testing.assert_close(got[1].cpu(), gx, equal_nan=True)
+        expect_gradient(pool, got[1], gx)
         assert got[0].dtype == got[1].dtype == dtype
 
 
-@needs_compiled
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "device, threads",
+    [*(pytest.param("cpu", n, marks=needs("cpu")) for n in (1, 2)), pytest.param("cuda", 1, marks=needs("cuda"))],
+)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
-def test_large_equals_stock(direction: str, layout, threads: int) -> None:
+def test_large_equals_stock(direction: str, layout, device: str, threads: int) -> None:
     """A size that is divided into several work items, with a remainder."""
     dim, scan = DIRECTIONS[direction]
     x, grad = (t.float().contiguous(memory_format=layout) for t in sample((2, 13, 67, 71), 5))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        results = [run(pool, x, grad, dim, scan) for pool in IMPLEMENTATIONS.values()]
+        results = [
+            run(IMPLEMENTATIONS["compiled"], x.to(device), grad.to(device), dim, scan),
+            run(IMPLEMENTATIONS["stock"], x, grad, dim, scan),
+        ]
     finally:
         torch.set_num_threads(before)
     expect_equal(results[0][0], results[1][0])
@@ -155,26 +177,26 @@ def test_large_equals_stock(direction: str, layout, threads: int) -> None:
 @implementations
 @pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 0, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0)])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_empty(pool, shape, direction: str) -> None:
+def test_empty(pool, device: str, shape, direction: str) -> None:
     dim, scan = DIRECTIONS[direction]
-    y, gx = run(pool, torch.empty(shape), torch.empty(shape), dim, scan)
+    y, gx = run(pool, torch.empty(shape, device=device), torch.empty(shape, device=device), dim, scan)
     assert y.shape == gx.shape == shape
 
 
 @implementations
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_strides(pool, direction: str) -> None:
+def test_strides(pool, device: str, direction: str) -> None:
     """Contiguous and channels_last inputs keep their memory format, others become contiguous.
 
     Upstream gradients may have any strides.
     """
     dim, scan = DIRECTIONS[direction]
-    x, grad = (t.float() for t in sample((4, 6, 8, 10)))
+    x, grad = (t.float().to(device) for t in sample((4, 6, 8, 10)))
     wanted = plain(x, grad, dim, scan)
     dense = x.contiguous(memory_format=torch.channels_last)
     assert pool(x, dim, scan).is_contiguous()
     assert pool(dense, dim, scan).is_contiguous(memory_format=torch.channels_last)
-    strided = torch.empty(8, 6, 16, 10)[::2, :, 1::2].copy_(x)
+    strided = torch.empty(8, 6, 16, 10, device=device)[::2, :, 1::2].copy_(x)
     transposed = x.transpose(2, 3).contiguous().transpose(2, 3)
     assert pool(strided, dim, scan).is_contiguous() and pool(transposed, dim, scan).is_contiguous()
     for given_x in (x, dense, strided, transposed):
@@ -187,9 +209,9 @@ def test_strides(pool, direction: str) -> None:
             y = pool(leaf, dim, scan)
             (gx,) = torch.autograd.grad(y, leaf, given_grad)
             expect_equal(y.detach(), wanted[0])
-            expect_equal(gx, wanted[1])
+            expect_gradient(pool, gx, wanted[1])
     expanded = torch.autograd.grad(pool(x.requires_grad_(), dim, scan).sum(), x)[0]  # gradient of stride 0
-    expect_equal(expanded, plain(x, torch.ones_like(x), dim, scan)[1])
+    expect_gradient(pool, expanded, plain(x, torch.ones_like(x), dim, scan)[1])
 
 
 def test_public_functions() -> None:
@@ -205,26 +227,28 @@ def test_public_functions() -> None:
 
 
 @implementations
-def test_gradients(pool) -> None:
-    x = torch.randn(2, 2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
+def test_gradients(pool, device: str) -> None:
+    x = torch.randn(2, 2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    x = x.to(device).requires_grad_()
     for dim, scan in DIRECTIONS.values():
         assert torch.autograd.gradcheck(pool, (x, dim, scan))
         if pool is IMPLEMENTATIONS["compiled"]:
             assert torch.autograd.gradgradcheck(pool, (x, dim, scan))
 
 
-@needs_compiled
-def test_gradients_of_sum() -> None:
+@compiled_devices
+def test_gradients_of_sum(device: str) -> None:
     generator = torch.Generator().manual_seed(4)
-    a, b = (torch.randn(2, 2, 4, 5, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(2))
+    a, b = (
+        torch.randn(2, 2, 4, 5, dtype=torch.float64, generator=generator).to(device).requires_grad_() for _ in range(2)
+    )
     for scans in [(REVERSE, REVERSE), (FORWARD, WHOLE), (WHOLE, FORWARD)]:
         arguments = (a, scans[0], b, scans[1])
         assert torch.autograd.gradcheck(torch.ops.corner_pool.pool_sum, arguments)
         assert torch.autograd.gradgradcheck(torch.ops.corner_pool.pool_sum, arguments)
 
 
-@needs_compiled
-@pytest.mark.parametrize("device", DEVICES)
+@compiled_devices
 def test_opcheck(device: str) -> None:
     ops = torch.ops.corner_pool
     for shape in [(2, 3, 4, 5), (1, 3, 1, 5), (2, 0, 3, 3)]:
@@ -246,13 +270,14 @@ strided = st.sampled_from(["dense", "sliced", "transposed", "expanded"])
 def with_strides(x: Tensor, how: str) -> Tensor:
     """The same values with other strides ("expanded": all images become the first one)."""
     if how == "sliced":
-        return torch.empty(x.shape[0], 2 * x.shape[1], x.shape[2], x.shape[3] + 3).to(x.dtype)[:, ::2, :, 2:-1].copy_(x)
+        wider = torch.empty(x.shape[0], 2 * x.shape[1], x.shape[2], x.shape[3] + 3, dtype=x.dtype, device=x.device)
+        return wider[:, ::2, :, 2:-1].copy_(x)
     if how == "transposed":
         return x.transpose(2, 3).contiguous().transpose(2, 3)
     return x[:1].expand_as(x) if how == "expanded" else x
 
 
-@needs_compiled
+@compiled_devices
 @settings(max_examples=150, deadline=None)
 @given(
     shape=st.tuples(st.integers(0, 3), st.integers(0, 70), st.integers(0, 40), st.integers(0, 70)),
@@ -262,23 +287,23 @@ def with_strides(x: Tensor, how: str) -> Tensor:
     strides=st.tuples(strided, strided),
     seed=st.integers(0, 1000),
 )
-def test_property_pool(shape, direction: str, dtype, layout, strides, seed: int) -> None:
+def test_property_pool(device: str, shape, direction: str, dtype, layout, strides, seed: int) -> None:
     """Any size, dtype, memory format and strides: the compiled kernels and the fallback agree bit for bit.
 
     Both sum gradients in scan order.
     """
     dim, scan = DIRECTIONS[direction]
     x, grad = (
-        with_strides(t.to(dtype).contiguous(memory_format=layout), how)
+        with_strides(t.to(device, dtype).contiguous(memory_format=layout), how)
         for t, how in zip(sample(shape, seed, special=True), strides, strict=True)
     )
     y, gx = torch.ops.corner_pool.pool(x, dim, scan), torch.ops.corner_pool.pool_backward(grad, x, dim, scan)
-    expect_equal(y, corner_pool._stock_pool(x, dim, scan))
-    expect_equal(gx, corner_pool._stock_pool_backward(grad, x, dim, scan))
+    expect_equal(y, corner_pool._stock_pool(x.cpu(), dim, scan))
+    expect_equal(gx, corner_pool._stock_pool_backward(grad.cpu(), x.cpu(), dim, scan))
     assert y.stride() == gx.stride() == corner_pool._empty_like(x).stride()
 
 
-@needs_compiled
+@compiled_devices
 @settings(max_examples=150, deadline=None)
 @given(
     shape=st.tuples(st.integers(0, 3), st.integers(0, 70), st.integers(0, 40), st.integers(0, 70)),
@@ -288,15 +313,17 @@ def test_property_pool(shape, direction: str, dtype, layout, strides, seed: int)
     strides=st.tuples(strided, strided),
     seed=st.integers(0, 1000),
 )
-def test_property_pool_sum(shape, directions, dtype, layouts, strides, seed: int) -> None:
+def test_property_pool_sum(device: str, shape, directions, dtype, layouts, strides, seed: int) -> None:
     """pool_sum equals the sum of the two pools bit for bit, in any two directions; so do its gradients."""
     leaves = [
-        with_strides(sample(shape, seed + i, special=True)[0].to(dtype).contiguous(memory_format=layouts[i]), how)
+        with_strides(
+            sample(shape, seed + i, special=True)[0].to(device, dtype).contiguous(memory_format=layouts[i]), how
+        )
         .detach()
         .requires_grad_()
         for i, how in enumerate(strides)
     ]
-    grad = sample(shape, seed + 2)[1].to(dtype)
+    grad = sample(shape, seed + 2)[1].to(device, dtype)
     (a, b), (first, second) = leaves, directions
     y = corner_pool.pool_sum(a, first, b, second)
     wanted = corner_pool.pool(a, first) + corner_pool.pool(b, second)
@@ -307,21 +334,23 @@ def test_property_pool_sum(shape, directions, dtype, layouts, strides, seed: int
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("line", SERIES)
-def test_whole_lines_equal_two_pools_in_series(line: str, dtype) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs("cuda"))])
+def test_whole_lines_equal_two_pools_in_series(line: str, dtype, device: str) -> None:
     first, second = SERIES[line]
-    x, grad = (t.to(dtype) for t in sample((2, 20, 19, 35), 3, special=True))
+    x, grad = (t.to(device, dtype) for t in sample((2, 20, 19, 35), 3, special=True))
     leaf = x.requires_grad_()
     y, series = corner_pool.pool(leaf, line), corner_pool.pool(corner_pool.pool(leaf, first), second)
     expect_equal(y.detach(), series.detach())
     expect_equal(torch.autograd.grad(y, leaf, grad)[0], torch.autograd.grad(series, leaf, grad)[0])
 
 
-@needs_compiled
+@compiled_devices
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_every_16_bit_number(dtype) -> None:
+def test_every_16_bit_number(dtype, device: str) -> None:
     """The kernels convert 16-bit numbers as PyTorch does: sums of any two numbers, and gradients of any size."""
     numbers = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).view(64, 4, 16, 16)
     other = numbers.flatten()[torch.randperm(2**16, generator=torch.Generator().manual_seed(0))].view_as(numbers)
+    numbers, other = numbers.to(device), other.to(device)
     corner = (slice(None), slice(None), slice(0, 1), slice(0, 1))  # the top-left element of each map
     for a, b in [(numbers, other), (numbers, numbers), (other, numbers)]:
         flat_a, flat_b = (t.reshape(-1, 64, 1, 1).contiguous() for t in (a, b))  # pools do not change 1x1 maps
@@ -330,7 +359,7 @@ def test_every_16_bit_number(dtype) -> None:
         ties = torch.zeros_like(a).contiguous()  # so that the gradients of whole lines are summed, in float32
         for dim in (2, 3):
             got = torch.ops.corner_pool.pool_backward(a, ties, dim, FORWARD)
-            expect_equal(got, corner_pool._stock_pool_backward(a, ties, dim, FORWARD))
+            expect_equal(got, corner_pool._stock_pool_backward(a.cpu(), ties.cpu(), dim, FORWARD))
 
 
 @needs_compiled
@@ -346,16 +375,17 @@ def test_other_instruction_sets(capability: str) -> None:
     assert " passed" in done.stdout
 
 
-@needs_compiled
-def test_long_lines() -> None:
+@compiled_devices
+def test_long_lines(device: str) -> None:
     """Lines so long that the scratch memory holds few of them, or none."""
     for shape in [(1, 2, 70001, 2), (1, 2, 2, 70001), (1, 20, 70001, 1)]:
         x, grad = (t.float() for t in sample(shape, 1))
         for layout in LAYOUTS:
             given_x = x.contiguous(memory_format=layout)
             for dim, scan in DIRECTIONS.values():
-                expect_equal(torch.ops.corner_pool.pool(given_x, dim, scan), corner_pool._stock_pool(x, dim, scan))
-                got = torch.ops.corner_pool.pool_backward(grad, given_x, dim, scan)
+                there = given_x.to(device)
+                expect_equal(torch.ops.corner_pool.pool(there, dim, scan), corner_pool._stock_pool(x, dim, scan))
+                got = torch.ops.corner_pool.pool_backward(grad.to(device), there, dim, scan)
                 expect_equal(got, corner_pool._stock_pool_backward(grad, x, dim, scan))
 
 
@@ -369,15 +399,15 @@ def test_saves_only_the_inputs() -> None:
     assert [t.data_ptr() for t in kept] == [a.data_ptr(), b.data_ptr(), a.data_ptr()]
 
 
-@needs_compiled
+@compiled_devices
 @pytest.mark.skipif(not os.environ.get("HUGE_TESTS"), reason="needs 13 GB and a minute: set HUGE_TESTS=1")
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_more_than_2_to_31_elements(direction: str, layout) -> None:
+def test_more_than_2_to_31_elements(direction: str, layout, device: str) -> None:
     """The first and the last lines of a tensor whose offsets do not fit into 32 bits."""
     dim, scan = DIRECTIONS[direction]
     shape = (3, 64, 1024, 11008)
-    x = torch.zeros(shape, dtype=torch.bfloat16).contiguous(memory_format=layout)
+    x = torch.zeros(shape, dtype=torch.bfloat16, device=device).contiguous(memory_format=layout)
     assert x.numel() > 2**31
     for b in (0, 2):
         x[b, -1] = torch.randn(1024, 11008, generator=torch.Generator().manual_seed(b)).bfloat16()
@@ -421,7 +451,6 @@ def test_compile_and_deepcopy(device: str) -> None:
 
 
 @implementations
-@pytest.mark.parametrize("device", DEVICES)
 def test_autocast_leaves_dtype(pool, device: str) -> None:
     with torch.autocast(device, dtype=torch.bfloat16):
         for dtype in (torch.bfloat16, torch.float32):

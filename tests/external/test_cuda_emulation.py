@@ -18,7 +18,9 @@ from tests.external.emulation.translate import translate
 
 CHECKS = (HERE / "check_kernels.py", *(HERE.parent / f"test_{name}.py" for name in ("corner_pool", "focal_loss")))
 # Tests that do not test the compiled kernels of this process, or are too slow for emulated kernels
-LEFT_OUT = "stock] or instruction_sets or library or long_lines or opcheck or gradients or compile_and or compiles_into"
+LEFT_OUT = (
+    "stock-cpu or instruction_sets or library or long_lines or opcheck or gradients or compile_and or compiles_into"
+)
 SANITIZED = "-fsanitize" in os.environ.get("CXXFLAGS", "")  # by `make sanitize`
 
 pytestmark = [

@@ -17,12 +17,21 @@ from external.focal_loss import focal_loss
 
 EPS = 1e-4
 LIMIT = math.log((1 - EPS) / EPS)
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=NO_GPU)]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 # relative errors of the loss and of an element's gradient, compared with float64
 TOLERANCE = {torch.float32: 4e-6, torch.float64: 1e-11, torch.bfloat16: 2**-8, torch.float16: 2**-10}
-needs_compiled = pytest.mark.skipif("cpu" not in module._DEVICES, reason="compiled operators not built")
+
+
+def needs(device: str) -> list[pytest.MarkDecorator]:
+    """Marks of a test of the compiled operators on a device."""
+    built = pytest.mark.skipif(device not in module._DEVICES, reason=f"no operators compiled for {device}")
+    return [NO_GPU, built] if device == "cuda" else [built]
+
+
+needs_compiled = needs("cpu")[0]
 
 
 class Stock(torch.autograd.Function):
@@ -45,7 +54,12 @@ def stock(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float = 4.0,
 
 
 implementations = pytest.mark.parametrize(
-    "loss", [pytest.param(focal_loss, id="compiled", marks=needs_compiled), pytest.param(stock, id="stock")]
+    "loss, device",
+    [
+        *(pytest.param(focal_loss, d, id=f"compiled-{d}", marks=needs(d)) for d in ("cpu", "cuda")),
+        pytest.param(stock, "cpu", id="stock-cpu"),
+        pytest.param(stock, "cuda", id="stock-cuda", marks=NO_GPU),
+    ],
 )
 
 
@@ -100,7 +114,6 @@ def sample(*shape: int, positives: int = 3, seed: int = 0, dtype=torch.float32, 
 
 
 @implementations
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("positives", [0, 1, 40])
@@ -120,7 +133,7 @@ some_targets = st.one_of(st.sampled_from([0.0, 1.0, 0.999]), st.floats(0, 1, wid
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_property_numbers_shapes_and_strides(loss, dtype, data) -> None:
+def test_property_numbers_shapes_and_strides(loss, device: str, dtype, data) -> None:
     shape = data.draw(st.lists(st.integers(0, 5), max_size=4))
     if data.draw(st.booleans()):
         shape = [*shape[:3], data.draw(st.integers(0, 70))]  # long enough to fill SIMD vectors
@@ -131,7 +144,7 @@ def test_property_numbers_shapes_and_strides(loss, dtype, data) -> None:
     )
     logits = torch.tensor(data.draw(st.lists(some, min_size=count, max_size=count)), dtype=dtype)
     target = torch.tensor(data.draw(st.lists(aims, min_size=count, max_size=count)), dtype=torch.float32)
-    logits, target = logits.reshape(shape), target.reshape(shape)
+    logits, target = logits.reshape(shape).to(device), target.reshape(shape).to(device)
     if dtype == torch.float64:
         target = target.double()
 
@@ -153,12 +166,12 @@ def test_property_numbers_shapes_and_strides(loss, dtype, data) -> None:
 
 
 @implementations
-def test_every_16_bit_logit(loss) -> None:
+def test_every_16_bit_logit(loss, device: str) -> None:
     """Gradients of 16-bit logits are those of float32 rounded, including overflows and subnormal numbers."""
     for dtype in (torch.float16, torch.bfloat16):
-        logits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+        logits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).to(device)
         for aim in (0.0, 0.3, 1.0):
-            target = torch.full(logits.shape, aim)
+            target = torch.full(logits.shape, aim, device=device)
             for upstream in (1.0, 2.0**-14 * len(logits), 2.0**24 * len(logits), 2.0**-126):
                 value, grad = run(loss, logits, target, upstream=upstream)
                 wide, wide_grad = run(loss, logits.float(), target, upstream=upstream)
@@ -168,9 +181,9 @@ def test_every_16_bit_logit(loss) -> None:
 
 @implementations
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_sum_of_many_small_terms_is_exact(loss, dtype) -> None:
+def test_sum_of_many_small_terms_is_exact(loss, device: str, dtype) -> None:
     """No small term is lost in a sum of over a million, as at the beginning of a training run."""
-    logits, target = sample(2, 80, 96, 96, positives=20, dtype=dtype)
+    logits, target = sample(2, 80, 96, 96, positives=20, dtype=dtype, device=device)
     logits = logits / 10 - 7
     exact = published(logits.double(), target.double())
     assert loss(logits, target).item() == pytest.approx(exact.item(), rel=2e-7 if dtype == torch.float32 else 1e-13)
@@ -205,9 +218,10 @@ def test_other_instruction_sets(capability: str) -> None:
 
 
 @implementations
-def test_no_gradient_beyond_the_clamp(loss) -> None:
+def test_no_gradient_beyond_the_clamp(loss, device: str) -> None:
     beside = 1e-3
-    logits = torch.tensor([LIMIT - beside, LIMIT + beside, -LIMIT + beside, -LIMIT - beside, math.inf, -math.inf])
+    logits = [LIMIT - beside, LIMIT + beside, -LIMIT + beside, -LIMIT - beside, math.inf, -math.inf]
+    logits = torch.tensor(logits, device=device)
     for target in (0.0, 0.5, 1.0):
         value, grad = run(loss, logits, torch.full_like(logits, target))
         assert value.isfinite()

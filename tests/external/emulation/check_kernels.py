@@ -20,9 +20,10 @@ from tests.external.emulation.translate import kernels
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
-# A tile of the row kernels has 32 rows by 32 steps, and a block 2 tiles. The column kernels read 8 elements at once,
+# A tile of the row kernels has 32 rows by 32 steps, and a block 2 tiles. The column kernels read 16 elements at once,
 # and have 256 columns per block.
 SHAPES = [(1, 1, 1, 1), (1, 1, 31, 33), (2, 3, 33, 70), (1, 2, 65, 32), (3, 4, 9, 70), (1, 40, 8, 64)]
+PAIRS = [*SHAPES, (1, 9, 17, 130), (1, 2, 9, 520), (2, 1, 2, 1030)]
 # A block of the loss has 256 threads with 4 elements each; the partial sums of 256 blocks are added at once
 COUNTS = [1, 3, 4, 5, 1023, 1024, 1025, 2047, 5003]
 MANY = 257 * 1024 + 2
@@ -54,7 +55,7 @@ def test_pool(direction: str, dtype, layout) -> None:
 @pytest.mark.parametrize("scans", [(0, 1), (1, WHOLE), (WHOLE, 0)])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
 def test_pool_sum(scans: tuple[int, int], dtype, layout) -> None:
-    for seed, shape in enumerate(SHAPES):
+    for seed, shape in enumerate(PAIRS):
         a, b = (pools.sample(shape, seed + i, special=True)[0].to(dtype) for i in range(2))
         a, b = (t.contiguous(memory_format=layout) for t in (a, b))
         got = torch.ops.corner_pool.pool_sum(a, scans[0], b, scans[1])

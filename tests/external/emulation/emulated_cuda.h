@@ -55,7 +55,7 @@ constexpr size_t kStackBytes = 256 * 1024, kSharedBytes = 48 * 1024, kWarpSize =
 
 struct Fiber {
   ucontext_t context;
-  std::unique_ptr<char[]> stack{new char[kStackBytes]};
+  std::unique_ptr<char[]> stack{new char[kStackBytes]};  // its pages are used once the fiber runs
   dim3 index;
   State state;
   int line;  // of the barrier at which the fiber waits
@@ -71,8 +71,10 @@ struct SharedVariable {
 struct Block {
   dim3 grid, size, index;
   ucontext_t scheduler;
-  std::vector<Fiber> fibers;
+  std::vector<Fiber> fibers;  // of the threads; further ones are kept for larger blocks
+  size_t threads;
   std::vector<SharedVariable> shared;
+  size_t dynamic_bytes;  // of shared memory whose size is an argument of the launch
   Fiber* running;
   const std::function<void()>* kernel;
   std::mt19937 random;
@@ -128,18 +130,28 @@ void run_fiber() {
 }
 
 // The block's shared variable declared at `line`. Its bytes are 0xff at first: NaN in every floating-point type.
-template <typename T>
-T& shared(int line) {
+char* shared_bytes(int line, size_t size) {
   auto& variables = block().shared;
-  size_t bytes = sizeof(T);
+  size_t bytes = size;
   for (const SharedVariable& variable : variables) {
-    if (variable.line == line) return *reinterpret_cast<T*>(variable.data.get());
+    if (variable.line == line) return variable.data.get();
     bytes += variable.bytes;
   }
   if (bytes > kSharedBytes) fail("more than 48 KiB of shared memory", line);
-  variables.push_back({line, sizeof(T), std::unique_ptr<char[]>(new char[sizeof(T)])});
-  std::memset(variables.back().data.get(), 0xff, sizeof(T));
-  return *reinterpret_cast<T*>(variables.back().data.get());
+  variables.push_back({line, size, std::unique_ptr<char[]>(new char[size])});
+  std::memset(variables.back().data.get(), 0xff, size);
+  return variables.back().data.get();
+}
+
+template <typename T>
+T& shared(int line) {
+  return *reinterpret_cast<T*>(shared_bytes(line, sizeof(T)));
+}
+
+// The shared memory whose size is an argument of the launch.
+template <typename T>
+T* dynamic_shared() {
+  return reinterpret_cast<T*>(shared_bytes(0, block().dynamic_bytes));
 }
 
 // Makes the fibers [first, last) ready if one of them waits in `state`. Fails unless all of them wait at that barrier.
@@ -160,7 +172,7 @@ bool release(size_t first, size_t last, State state) {
 void run_block(Order order) {
   Block& b = block();
   std::vector<Fiber*> fibers;
-  for (Fiber& fiber : b.fibers) fibers.push_back(&fiber);
+  for (size_t i = 0; i < b.threads; ++i) fibers.push_back(&b.fibers[i]);
   if (order == Order::kReverse) std::reverse(fibers.begin(), fibers.end());
   const auto release_warps = [&](bool all) {
     bool released = false;
@@ -196,7 +208,7 @@ void start_fiber(Fiber& fiber, dim3 index) {
 }
 
 // Runs a kernel: `kernel` is the body of one thread.
-void launch(dim3 grid, dim3 size, const std::function<void()>& kernel) {
+void launch(dim3 grid, dim3 size, size_t dynamic_bytes, const std::function<void()>& kernel) {
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);
   Block& b = block();
@@ -207,7 +219,9 @@ void launch(dim3 grid, dim3 size, const std::function<void()>& kernel) {
   b.grid = grid;
   b.size = size;
   b.kernel = &kernel;
-  if (b.fibers.size() != threads) b.fibers = std::vector<Fiber>(threads);
+  b.threads = threads;
+  b.dynamic_bytes = dynamic_bytes;
+  if (b.fibers.size() < threads) b.fibers = std::vector<Fiber>(threads);
   for (b.index = dim3(0, 0, 0); b.index.x < grid.x; ++b.index.x) {
     b.shared.clear();
     for (unsigned int i = 0; i < threads; ++i) {

@@ -29,38 +29,60 @@ class Fault(NamedTuple):
 
 FAULTS = {
     "no barrier before the scan of a tile": Fault(
-        "corner_pool", "pool_rows", "__syncwarp();\n        if (lane < height)", "if (lane < height)"
+        "corner_pool", "pool_rows", "__syncwarp();\n#pragma unroll\n        for (int s", "for (int s"
     ),
     "no barrier before a tile is stored": Fault(
-        "corner_pool", "pool_rows", "__syncwarp();\n        if (lane < width && pass", "if (lane < width && pass"
+        "corner_pool", "pool_rows", "__syncwarp();\n        if (step < length && pass", "if (step < length && pass"
     ),
-    "no barrier before the next tile is loaded": Fault(
-        "corner_pool", "backward_rows", "__syncwarp();\n    }\n    if", "}\n    if"
-    ),
+    "no barrier before the next tile is loaded": Fault("corner_pool", "backward_rows", "__syncwarp();  // also", "//"),
     "barrier not reached by all threads": Fault(
         "corner_pool",
         "backward_rows",
-        "__syncwarp();\n      if (lane < height) {",
-        "if (lane < height) {\n__syncwarp();",
+        "__syncwarp();\n      if (step < length) {",
+        "if (step < length) {\n__syncwarp();",
     ),
-    "tiles overlap by one step": Fault("corner_pool", "pool_rows", "step += kTile", "step += kTile - 1"),
+    "tiles overlap by one step": Fault("corner_pool", "pool_rows", "start += kTile", "start += kTile - 1"),
     "tiles not padded, but read so": Fault("corner_pool", "pool_rows", "[kTile][kTile + 1]", "[kTile][kTile - 1]"),
     "wrong stride between groups of lines": Fault(
         "corner_pool", "pool_columns", "/ lines.inner * lines.length", "/ lines.inner * (lines.length - 1)"
     ),
     "lines beyond the first grid are not computed": Fault(
-        "corner_pool", "pool_columns", "line += stride", "line += count"
+        "corner_pool", "pool_columns", "line += threads", "line += count"
     ),
-    "reads beyond the end of a row": Fault("corner_pool", "pool_rows", "if (lane < width && reads)", "if (reads)"),
+    "reads beyond the end of a row": Fault(
+        "corner_pool", "pool_rows", "position(min(step, length - 1),", "position(step,"
+    ),
     "later of equal values takes over": Fault("corner_pool", "takes_over", "value > best", "value >= best"),
     "NaN does not take over": Fault("corner_pool", "takes_over", "(value != value && best == best)", "false"),
     "gradient of a whole line goes to the first maximum": Fault(
-        "corner_pool", "backward_columns", "(whole && (value == best || value != value))", "false"
+        "corner_pool", "go_on", "(x == run.best || x != x)", "false"
     ),
-    "gradients summed in 16 bits": Fault(
-        "corner_pool", "backward_rows", "Wide best = 0, sum = 0;", "Wide best = 0; T sum = 0;"
+    "sums rounded to 16 bits after each tile": Fault(
+        "corner_pool",
+        "backward_rows",
+        "__syncwarp();  // also",
+        "run.sum = static_cast<T>(run.sum);\n__syncwarp();  //",
     ),
-    "gradient not zeroed first": Fault("corner_pool", "pool_backward", "torch::stable::zero_(output);", ""),
+    "elements without a gradient are not zero": Fault("corner_pool", "go_on", "g[k] = own;", "if (begin) g[k] = own;"),
+    "sum of a run that ends in a later tile is not written": Fault(
+        "corner_pool", "go_on", "write(run.winner, sum);", "return;"
+    ),
+    "no barrier before the segments are read": Fault(
+        "corner_pool", "pool_pair", "__syncthreads();\n      load(elements", "load(elements"
+    ),
+    "no barrier before the maxima of segments are used": Fault(
+        "corner_pool", "pool_pair", "__syncthreads();\n      highest", "highest"
+    ),
+    "no barrier before the rows are added": Fault(
+        "corner_pool", "pool_pair", "steps, elements);\n      __syncthreads();", "steps, elements);"
+    ),
+    "no barrier before the tile is overwritten": Fault(
+        "corner_pool", "pool_pair", "__syncthreads();\n    }\n  }", "}\n  }"
+    ),
+    "the segment before is left out": Fault(
+        "corner_pool", "pool_pair", "threads : thread)", "threads : thread - lines)"
+    ),
+    "other channels than the group's": Fault("corner_pool", "pool_pair", "min(c, planes.channels - 1)", "c"),
     "no barrier within the sum of a block": Fault("focal_loss", "sum_of_block", "    }\n    __syncthreads();", "    }"),
     "sum of a block loses its last thread": Fault(
         "focal_loss", "sum_of_block", "threadIdx.x < half", "threadIdx.x + 1 < half"

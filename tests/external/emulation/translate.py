@@ -54,6 +54,7 @@ def _count_launches(text: str) -> str:
 
 
 def _translate_shared_variables(text: str) -> str:
+    text = re.sub(r"extern __shared__ (\w+) (\w+)\[\];", r"\1* const \2 = emulated::dynamic_shared<\1>();", text)
     pattern = r"__shared__ (\w+) (\w+)((?:\[[^]]*\])+);"
     return re.sub(pattern, r"auto& \2 = emulated::shared<\1\3>(__LINE__);", text)
 
@@ -61,11 +62,11 @@ def _translate_shared_variables(text: str) -> str:
 def _translate_launches(text: str) -> str:
     """Replace kernel<<<grid, block, ...>>>(arguments) by a call of emulated::launch."""
     while launch := re.search(rf"({FUNCTION})\s*<<<", text):
-        (grid, block, *_), end = _split_arguments(text, launch.end())
+        (grid, block, *more), end = _split_arguments(text, launch.end())
         arguments, last = _split_arguments(text, text.index("(", end) + 1)
         body = f"[&] {{ {launch[1]}({', '.join(arguments)}); }}"
         newlines = "\n" * text.count("\n", launch.start(), last)
-        call = f"emulated::launch({grid}, {block}, {body}){newlines}"
+        call = f"emulated::launch({grid}, {block}, {more[0] if more else 0}, {body}){newlines}"
         text = text[: launch.start()] + call + text[last + 1 :]
     return text
 

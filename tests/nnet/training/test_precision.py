@@ -8,6 +8,8 @@ without corner pooling, whose maximum may move too. docs/performance.md lists th
 """
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -15,8 +17,8 @@ from torch import nn
 
 from models.keypoints import KeypointMaps
 from nnet.runtime import checkpoint
-from nnet.training.step import Objective, without_statistics_update
-from tests.builders import small_family
+from nnet.training.step import Objective, checkpoint_activations, without_statistics_update
+from tests.builders import small_family, small_network
 from tests.nnet.training.steps import (
     NETWORK,
     SHALLOW,
@@ -193,6 +195,19 @@ def test_checkpointing_keeps_less():
         return sum(x.nbytes for pointer, x in tensors.items() if pointer not in own)
 
     assert kept(True) < 0.6 * kept(False)
+
+
+def test_a_network_with_checkpointing_is_freed_at_once():
+    """No reference cycle keeps its parameters in memory until the garbage collector runs."""
+    network = small_network()
+    checkpoint_activations(network, network.recomputed)
+    parameters = [weakref.ref(p) for p in network.parameters()]
+    gc.disable()
+    try:
+        del network
+        assert [p() for p in parameters] == [None] * len(parameters)
+    finally:
+        gc.enable()
 
 
 def test_fused_adam():
