@@ -15,7 +15,7 @@ from pydantic import Field
 from db.splits import DataOptions
 from models.cornernet import CornerNetOptions
 from models.losses import LossOptions
-from nnet.families import ModelOptions
+from nnet.families import ModelOptions, family_of
 from nnet.families.options import DetectionOptions
 from nnet.runtime.options import RuntimeOptions
 from nnet.training.options import TrainOptions
@@ -45,3 +45,6 @@ class Config:
     """Testing."""
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     """Device, threads and communication."""
+
+    def __post_init__(self):
+        family_of(self.model).check(self)

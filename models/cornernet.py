@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -22,7 +23,8 @@ class CornerNetOptions:
 
     detector: Literal["cornernet"] = "cornernet"
     """What is built. cornernet: pairs of corners. The section has other options with centernet (pairs of corners with a
-    center) and with anchors (RetinaNet's anchor boxes on the hourglasses)."""
+    center), with anchors (RetinaNet's anchor boxes on the hourglasses) and with saccade (pairs of corners in crops
+    where attention expects objects)."""
     backbone: BackboneOptions = field(default_factory=HourglassOptions)
     """Network that computes the features."""
     pool_width: PositiveInt = 128
@@ -64,7 +66,11 @@ def pool_of(kind: str, pooling: bool = True) -> nn.Module:
 def cornernet(classes: int, options: CornerNetOptions) -> KeypointNetwork:
     """CornerNet's network for this many classes, with fresh weights. Raises MissingPackage."""
     backbone = build_backbone(options.backbone)
-    sizes = backbone.width, options.pool_width
-    kinds = (*CORNERS, *options.extra_keypoints)
-    modules = {name: partial(prediction_module, *sizes, pool_of(name, options.corner_pooling)) for name in kinds}
+    modules = corner_modules(backbone.width, options)
     return keypoint_network(classes, backbone, modules, options.head, options.bn_init, options.feed_back)
+
+
+def corner_modules(width: int, options: CornerNetOptions) -> dict[str, Callable[[], nn.Module]]:
+    """What makes the prediction module of each kind of keypoint. width: channels of the features."""
+    kinds, pooling = (*CORNERS, *options.extra_keypoints), options.corner_pooling
+    return {name: partial(prediction_module, width, options.pool_width, pool_of(name, pooling)) for name in kinds}

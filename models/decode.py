@@ -121,17 +121,23 @@ def decode_corners(
     pairs: int = 1000,
     kernel: int = 3,
     max_distance: float = 0.5,
+    edge_pairs: bool = True,
 ) -> Detections:
     """Pair the k best top-left corners with the k best bottom-right corners; keep the best `pairs` pairs.
 
     The score of a pair is the mean of the scores of its corners. A pair is rejected, with score -1, when its classes
     differ, when its embeddings differ by more than max_distance, or when the bottom-right corner lies left of or above
     the top-left one (offsets added). There are fewer pairs where the maps have fewer cells. Boxes are in cells.
+
+    edge_pairs: False also rejects pairs whose top-left corner is in the first row or column of cells, or whose
+        bottom-right corner is in the last one.
     """
-    corners = []
-    for maps in (top_left, bottom_right):
+    corners, height, width = [], *top_left.heatmap.shape[-2:]
+    for maps, last, far in ((top_left, (0, 0), torch.inf), (bottom_right, (height - 1, width - 1), -torch.inf)):
         points = top_keypoints(maps.heatmap.float().sigmoid(), k, kernel)
         embedding = at_keypoints(maps.embedding.float(), points)[:, 0]  # (B, K)
+        if not edge_pairs:  # an embedding that is far from that of every other corner
+            embedding = embedding.masked_fill((points.y == last[0]) | (points.x == last[1]), far)
         corners.append((points.scores, points.labels, *locate(maps.offset, points), embedding))
     # Top-left corners run along the first axis of the (B, K, K) pairs, bottom-right corners along the second.
     tl_score, tl_label, x1, y1, tl_embedding = (v[:, :, None] for v in corners[0])

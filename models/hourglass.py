@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -174,13 +174,20 @@ class StackedHourglass(nn.Module):
             last = stack == self.stacks - 1
             levels = self.hourglasses[stack].levels(x)
             y = None if self.pyramid and last else self.features[stack](levels[0])
-            if not self.pyramid:
-                outputs.append(y)
-            else:
-                outputs.append(levels if last else levels[1:])
+            outputs.append(self.output(levels, y))
             if not last:
                 x = self.from_input[stack](x) + self.from_features[stack](y)
                 if feed_back is not None:
                     x = x + feed_back(stack, y)
                 x = self.merge[stack](torch.relu(x))
         return outputs
+
+    def output(self, levels: list[Tensor], features: Tensor | None) -> Any:
+        """What is returned of a stack.
+
+        Args:
+            levels: see Hourglass.levels. features: None for the last stack of a pyramid.
+        """
+        if not self.pyramid:
+            return features
+        return levels if features is None else levels[1:]

@@ -111,6 +111,17 @@ class KeypointNetwork(nn.Module):
             images: (B, 3, H, W), normalised.
             every_stack: None means in training mode only. Training supervises every stack, testing needs the last one.
         """
+        features, made = self.features(images)
+        stacks = self.stacks_to_predict(len(features), every_stack)
+        return [made[s] if s in made else self.predict(s, features[s]) for s in stacks]
+
+    def stacks_to_predict(self, stacks: int, every_stack: bool | None) -> range:
+        """Numbers of the stacks that predict, of so many. every_stack: see forward."""
+        every_stack = self.training if every_stack is None else every_stack
+        return range(0 if every_stack else stacks - 1, stacks)
+
+    def features(self, images: Tensor) -> tuple[list, dict[int, Predictions]]:
+        """What the backbone returns, and the predictions of those stacks whose predictions are fed back."""
         made: dict[int, Predictions] = {}
 
         def feed_back(stack: int, features: Tensor) -> Tensor:
@@ -118,10 +129,7 @@ class KeypointNetwork(nn.Module):
             maps = [m for kind in made[stack].values() for m in kind if m is not None]
             return self.feedback[stack](torch.cat(maps, 1))
 
-        features = self.backbone(images, feed_back) if self.feedback else self.backbone(images)
-        every_stack = self.training if every_stack is None else every_stack
-        stacks = range(len(features)) if every_stack else [len(features) - 1]
-        return [made[s] if s in made else self.predict(s, features[s]) for s in stacks]
+        return self.backbone(images, feed_back) if self.feedback else self.backbone(images), made
 
     def predict(self, stack: int, features: Tensor) -> Predictions:
         """The predictions of one stack."""
@@ -135,6 +143,7 @@ def keypoint_network(
     head: str = "conv3x3",
     bn_init: str = "uniform",
     feed_back: bool = False,
+    kind: Callable[..., KeypointNetwork] = KeypointNetwork,
 ) -> KeypointNetwork:
     """A network that predicts the kinds of keypoint in `modules`, with fresh weights.
 
@@ -144,6 +153,7 @@ def keypoint_network(
         bn_init: see models.layers.init_batch_norm.
         feed_back: whether the predictions of a stack are added to the input of the next one (CornerNet, Section 3.5,
             which leaves this out).
+        kind: puts the parts together; called as KeypointNetwork.
     """
     branches = {
         name: [
@@ -154,4 +164,4 @@ def keypoint_network(
     outputs = sum(classes + KINDS[name].grouped + 2 for name in modules)  # maps of a stack
     stacks = backbone.stacks - 1 if feed_back else 0
     feedback = [conv1x1_bn(outputs, backbone.width) for _ in range(stacks)]
-    return KeypointNetwork(backbone, branches, bn_init, feedback)
+    return kind(backbone, branches, bn_init, feedback)

@@ -49,11 +49,13 @@ class Residual(nn.Module):
         return F.relu(y + self.skip(x[:, :, :: self.stride, :: self.stride]))
 
 
-def conv_head(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
-    """Conv-ReLU-Conv that predicts maps: (B, inputs, H, W) -> (B, outputs, H, W) (CornerNet, Fig. 7)."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, inputs, kernel, padding=kernel // 2), nn.ReLU(), nn.Conv2d(inputs, outputs, 1)
-    )
+def conv_head(inputs: int, outputs: int, kernel: int = 3, width: int | None = None) -> nn.Sequential:
+    """Conv-ReLU-Conv that predicts maps: (B, inputs, H, W) -> (B, outputs, H, W) (CornerNet, Fig. 7).
+
+    width: channels between the two convolutions. None: `inputs`.
+    """
+    width = inputs if width is None else width
+    return nn.Sequential(nn.Conv2d(inputs, width, kernel, padding=kernel // 2), nn.ReLU(), nn.Conv2d(width, outputs, 1))
 
 
 # The heads that a config names: head(inputs, outputs). The last layer is a convolution with bias.

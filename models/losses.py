@@ -42,6 +42,11 @@ class LossOptions:
     """Weight of the offset loss (equation 3)."""
     margin: NonNegativeFloat = 1.0
     """Distance between the embeddings of two objects below which they are pushed apart (Delta in equation 5)."""
+    attention: NonNegativeFloat = 1.0
+    """model.detector saccade: weight of the attention loss."""
+    attention_twice_averaged: bool = True
+    """model.detector saccade: divide the attention loss by the number of stacks once more than the other terms, as the
+    released code does. false: average it over the stacks as the others."""
 
 
 class LossTerms(NamedTuple):

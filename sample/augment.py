@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from sample.colour import ColourDraw, draw_colour
 from sample.geometry import Size, clip_boxes, fit_image, mirror, place, resize_window
+from sample.saccade import LEAST_SHARE, ZoomedCrop, ZoomOptions, areas, cut_crop, draw_crop, too_small
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 
@@ -26,6 +27,7 @@ class Sample(NamedTuple):
     boxes: np.ndarray  # (n, 4) float64, x1, y1, x2, y2 in pixels of the image
     labels: np.ndarray  # (n,) int64
     colour: ColourDraw | None = None  # colour augmentation, applied later on the device
+    ignored: np.ndarray | None = None  # (n,) bool: objects that are neither to be found nor background; None: none
 
 
 class Augmentation(ABC):
@@ -83,6 +85,39 @@ def fitting_border(border: int, size: int) -> int:
 
 
 @dataclass(frozen=True)
+class ZoomToReference(Augmentation):
+    """A crop in which one of the objects has a random size (CornerNet-Saccade). Objects are ignored of which half or
+    less is in the crop."""
+
+    input_size: Size
+    options: ZoomOptions
+
+    def draw(self, sample: Sample, rng: np.random.Generator) -> ZoomedCrop:
+        return draw_crop(sample.image.shape[:2], sample.boxes, self.input_size, rng)
+
+    def apply(self, sample: Sample, drawn: ZoomedCrop) -> Sample:
+        image, offset, (x1, y1, x2, y2) = cut_crop(sample.image, drawn, self.input_size, self.options.full)
+        boxes = sample.boxes * drawn.scale - np.tile(offset, 2)
+        clipped = boxes.clip([x1, y1] * 2, [x2 - 1, y2 - 1] * 2)
+        kept = (clipped[:, 2:] > clipped[:, :2]).all(1)
+        ignored = areas(clipped[kept]) <= LEAST_SHARE * areas(boxes[kept])
+        return sample._replace(image=image, boxes=clipped[kept], labels=sample.labels[kept], ignored=ignored)
+
+
+@dataclass(frozen=True)
+class IgnoreSmall(Augmentation):
+    """Small objects are ignored as well. Nothing is random."""
+
+    input_size: Size
+
+    def draw(self, sample: Sample, rng: np.random.Generator) -> None:
+        return None
+
+    def apply(self, sample: Sample, drawn: None = None) -> Sample:
+        return sample._replace(ignored=sample.ignored | too_small(sample.boxes, self.input_size))
+
+
+@dataclass(frozen=True)
 class Fit(Augmentation):
     """The whole image, padded to the input's proportions and resized. Nothing is random."""
 
@@ -137,6 +172,9 @@ class AugmentOptions:
 
     crop: bool = True
     """Random square crop. false: the whole image, padded to the input's proportions and resized."""
+    zoom: ZoomOptions | None = None
+    """Crops in which one of the objects has a random size (CornerNet-Saccade), in place of crops of `scales` and
+    `border`. Objects that are small, or half outside, are ignored. null: crops of `scales` and `border`."""
     scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = field(
         # Computed as in the released code: 1.0 comes out just below 1, so that crop has 510 of 511 pixels.
         default_factory=lambda: tuple(np.arange(0.6, 1.4, 0.1).tolist())
@@ -158,6 +196,8 @@ class AugmentOptions:
         return {} if self.crop else dict.fromkeys(("scales", "border"), "augment.crop is false")
 
     def __post_init__(self):
+        if self.zoom and not self.crop:
+            raise ValueError("zoom", "is a kind of crop: needs augment.crop, or be null")
         for name in self.extra:
             if name not in EXTRA:
                 raise ValueError("extra", f"there is no augmentation {name}; there are {sorted(EXTRA) or 'none'}")
@@ -169,6 +209,8 @@ def augmentations(options: AugmentOptions | None, input_size: Size) -> list[Augm
         return [Fit(input_size)]
     steps = [RandomCrop(input_size, options.scales, options.border) if options.crop else Fit(input_size)]
     steps.append(Mirror(options.mirror))
+    if options.zoom:
+        steps = [ZoomToReference(input_size, options.zoom), steps[1], IgnoreSmall(input_size)]
     if options.colour or options.lighting:
         steps.append(Colour(options.colour, options.lighting))
     return steps + [EXTRA[name]() for name in options.extra]

@@ -88,17 +88,21 @@ def _memory_file() -> int | None:
 
 
 def _columns(samples: list[TrainingSample]) -> tuple[Sequence[np.ndarray], list[np.ndarray], list[Unreadable]]:
-    """The images, and the rest of a batch as arrays: boxes, labels, image_index, image_ids, and the colour draws."""
+    """The images, and the rest of a batch as arrays: boxes, labels and image_index of the objects, the same of the
+    ignored ones, image_ids, and the colour draws."""
     shown, image_ids, unreadable = zip(*samples, strict=True)
-    images, boxes, labels, colour = zip(*shown, strict=True)
-    owners = np.repeat(np.arange(len(boxes)), [len(part) for part in boxes])
-    rest = [np.concatenate(boxes), np.concatenate(labels), owners, np.array(image_ids, np.int64)]
+    images, boxes, labels, colour, flags = zip(*shown, strict=True)
+    counts = [len(part) for part in boxes]
+    columns = np.concatenate(boxes), np.concatenate(labels), np.repeat(np.arange(len(boxes)), counts)
+    ignored = np.zeros(sum(counts), bool) if flags[0] is None else np.concatenate(flags)
+    rest = [column[which] for which in (~ignored, ignored) for column in columns]
     draws = [np.stack(part) for part in zip(*colour, strict=True)] if colour[0] is not None else []
-    return images, rest + draws, sum(unreadable, [])
+    return images, [*rest, np.array(image_ids, np.int64), *draws], sum(unreadable, [])
 
 
 def _batch(images: Tensor, rest: Iterable[Tensor], unreadable: list[Unreadable]) -> Batch:
     """A batch of images (B, H, W, 3), whose memory stays as it is (channels_last), and the rest as of _columns."""
-    boxes, labels, image_index, image_ids, *colour = rest
-    objects, draws = BatchObjects(boxes, labels, image_index), ColourDraw(*colour) if colour else None
-    return Batch(images.permute(0, 3, 1, 2), objects, draws, image_ids, unreadable)
+    rest = list(rest)
+    objects, ignored, (image_ids, *colour) = BatchObjects(*rest[:3]), BatchObjects(*rest[3:6]), rest[6:]
+    draws, ignored = ColourDraw(*colour) if colour else None, ignored if len(ignored.boxes) else None
+    return Batch(images.permute(0, 3, 1, 2), objects, draws, image_ids, unreadable, ignored)

@@ -44,6 +44,7 @@ class Batch(NamedTuple):
     colour: ColourDraw | None  # None: no colour augmentation
     image_ids: Tensor  # (B,) int64
     unreadable: list[Unreadable]  # images that were replaced by others
+    ignored: BatchObjects | None = None  # objects that are neither to be found nor background; None: there are none
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device. From pinned memory, the copy is asynchronous."""
@@ -51,9 +52,9 @@ class Batch(NamedTuple):
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with each of its tensors changed."""
-        objects = BatchObjects(*map(change, self.objects))
+        objects, ignored = (some and BatchObjects(*map(change, some)) for some in (self.objects, self.ignored))
         colour = self.colour and ColourDraw(*map(change, self.colour))
-        return Batch(change(self.images), objects, colour, change(self.image_ids), self.unreadable)
+        return Batch(change(self.images), objects, colour, change(self.image_ids), self.unreadable, ignored)
 
 
 class TrainingSet(Dataset):

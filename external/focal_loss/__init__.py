@@ -29,6 +29,9 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float =
     code, and elements with a clamped score get a gradient of 0. The result is deterministic and twice differentiable.
     Exponents other than the published ones are slower on the CPU.
 
+    A negative target masks its element, which then adds nothing to the sum and gets a gradient of 0. A masked element
+    counts as a positive if its target is -1. `masked` makes such a target.
+
     Args:
         logits: any shape, (B, classes, h, w) from a network; float32, float64, float16 or bfloat16. Their gradient has
             the same dtype, and the same memory format if that is contiguous or channels_last; else it is contiguous.
@@ -63,6 +66,11 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float =
     return torch.ops.focal_loss.loss(logits, target, alpha, beta, eps)[0]
 
 
+def masked(target: Tensor, where: Tensor) -> Tensor:
+    """A target (values 0 to 1) whose elements are masked where the bool tensor `where` is true; see focal_loss."""
+    return target - 2 * where.to(target.dtype)
+
+
 def _wide(logits: Tensor) -> torch.dtype:
     """The dtype in which the loss is computed."""
     return torch.promote_types(logits.dtype, torch.float32)
@@ -89,15 +97,15 @@ class _Elements(NamedTuple):
 
 
 def _elements(logits: Tensor, target: Tensor, alpha: float, beta: float, eps: float) -> _Elements:
-    positive, limit, exact = target == 1, math.log((1 - eps) / eps), logits.to(_wide(logits))
+    positive, limit, exact = target.abs() == 1, math.log((1 - eps) / eps), logits.to(_wide(logits))
     y = torch.where(positive, -exact, exact).clamp(-limit, limit)
     sign, u = torch.where(positive, -1, 1), y.sigmoid()
-    weight = torch.where(positive, 1, (1 - target).pow(beta)) * u.pow(alpha)
+    weight = (torch.where(positive, 1, (1 - target).pow(beta)) * u.pow(alpha)).masked_fill(target < 0, 0)
     return _Elements(sign, exact.abs() > limit, weight, u, (-y).sigmoid(), -F.logsigmoid(-y))
 
 
 def _stock_loss(logits: Tensor, target: Tensor, alpha: float, beta: float, eps: float) -> tuple[Tensor, Tensor]:
-    x, positives = _elements(logits, target, alpha, beta, eps), (target == 1).sum()
+    x, positives = _elements(logits, target, alpha, beta, eps), (target.abs() == 1).sum()
     return (x.weight * x.softplus).sum() / positives.clamp(min=1), positives
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from db import Objects
 from nnet.detection.suppression import Found, suppress
-from nnet.families.base import Family, Points, View, best_class
+from nnet.families.base import Family, Points, View, best_class, select
 from nnet.families.options import DetectionOptions
 from nnet.families.placement import Placement, fit, paste, place_original, scores_on_image
 from nnet.runtime.precision import Precision
@@ -28,11 +28,13 @@ class Prepared(NamedTuple):
     """Images whose canvases have the same sizes, as the network takes them. One entry per scale of the options.
 
     canvases: (n, 3, H, W) uint8 in the layout of the options, in pinned memory if the network runs on CUDA. With
-    `mirror`, each image is followed by its mirror image: 2 n. placements: of each image on its canvas.
+    `mirror`, each image is followed by its mirror image: 2 n. placements: of each image on its canvas. images: the
+    images themselves instead, if the family looks at parts of them.
     """
 
     canvases: list[Tensor]
     placements: list[list[Placement]]
+    images: Sequence[np.ndarray] = ()
 
 
 class Detector:
@@ -98,6 +100,8 @@ class Detector:
         """
         if len({self.canvas_sizes(*image.shape[:2]) for image in images}) > 1:
             raise ValueError("images of a batch must have canvases of one size")
+        if not self.family.whole_images:
+            return Prepared([], [], images)
         prepared = Prepared([], [])
         for scale in self.options.scales:
             with self.timed("load"):
@@ -107,16 +111,19 @@ class Detector:
         return prepared
 
     def run_network(self, prepared: Prepared, objects: Sequence[Objects | None] | None = None) -> list[list[View]]:
-        """What the network predicts for each image at each scale. The host does not wait for a GPU.
+        """What the network predicts for each image at each scale, or where the family looks. In the first case, the
+        host does not wait for a GPU.
 
         objects: the annotation of each image. Raises ValueError where predictions are to be replaced without it.
         """
-        count = len(prepared.placements[0])
+        count = len(prepared.images or prepared.placements[0])
         objects = objects or [None] * count
         self.check_annotated(objects)
+        if prepared.images:
+            return [list(self.views(image, own)) for image, own in zip(prepared.images, objects, strict=True)]
         rows = 2 if self.options.mirror else 1  # of the batch, per image
         views: list[list[View]] = [[] for _ in range(count)]
-        for scale, canvases, placements in zip(self.options.scales, *prepared, strict=True):
+        for scale, canvases, placements in zip(self.options.scales, *prepared[:2], strict=True):
             maps = self.predict(canvases)
             for i, (placement, own) in enumerate(zip(placements, objects, strict=True)):
                 part = maps if count == 1 else select(maps, slice(i * rows, (i + 1) * rows))
@@ -132,16 +139,15 @@ class Detector:
 
     def canvas_sizes(self, height: int, width: int) -> tuple[Size, ...]:
         """Sizes, at each scale, of the canvases of an image of this size."""
-        if self.options.resize == "fit":
+        if self.options.resize == "fit" or not self.family.whole_images:
             return ()  # those of all images are equal
         network = self.family.network
         scales = self.options.scales
         return tuple(place_original(height, width, s, network.stride, network.divisor).canvas for s in scales)
 
     def views(self, image: np.ndarray, objects: Objects | None = None) -> Iterator[View]:
-        """What the network predicts for the image at each scale of the options."""
-        for scale in self.options.scales:
-            yield self.view(image, scale, objects)
+        """What the network predicts for the image, at each scale of the options or where the family looks."""
+        return self.family.views(image, self, objects)
 
     def view(self, image: np.ndarray, scale: float = 1.0, objects: Objects | None = None) -> View:
         """What the network predicts for the image at one scale, or the annotation in its place.
@@ -176,7 +182,7 @@ class Detector:
         return canvas, placement._replace(exact_mirror=not self.options.as_published)
 
     def stack(self, canvases: Sequence[np.ndarray]) -> Tensor:
-        """n canvases (H, W, 3) as a batch (n, 3, H, W), or (2 n, 3, H, W), see Prepared.canvases.
+        """n canvases (H, W, 3), uint8 or float32, as a batch (n, 3, H, W), or (2 n, 3, H, W), see Prepared.canvases.
 
         NumPy and OpenCV copy: threads that prepare images start no threads of PyTorch, which the network has.
         """
@@ -185,7 +191,7 @@ class Detector:
         if self.options.channels_last:
             images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
         else:
-            planes = np.empty((len(views), 3, *views[0].shape[:2]), np.uint8)
+            planes = np.empty((len(views), 3, *views[0].shape[:2]), views[0].dtype)
             for view, channels in zip(views, planes, strict=True):
                 for number, channel in enumerate(channels):
                     cv2.extractChannel(view, number, channel)
@@ -193,14 +199,14 @@ class Detector:
         return images.pin_memory() if self.device.type == "cuda" else images
 
     @torch.inference_mode()
-    def predict(self, images: Tensor) -> Any:
-        """Predictions of the last stack for the images of `stack`."""
+    def predict(self, images: Tensor, **how: Any) -> Any:
+        """Predictions of the last stack for the images of `stack`. `how` is passed to the network."""
         with self.watch.on_device("network"), self.autocast():
-            return self.family.network(normalise(self.upload(images)))[-1]
+            return self.family.network(normalise(self.upload(images)), **how)[-1]
 
     def heatmaps(self, image: np.ndarray, objects: Objects | None = None) -> dict[str, np.ndarray]:
         """By kind of keypoint, the scores 0..1 of the best class at each pixel of the image: (H, W) float32."""
-        view = self.view(image, 1.0, objects)
+        view = self.family.overview(image, self, objects)
         return {
             name: scores_on_image(best_class(logits[0]).cpu().numpy(), view.placement, image.shape[:2])
             for name, logits in self.family.heatmaps(view.maps).items()
@@ -208,19 +214,8 @@ class Detector:
 
     def corners(self, image: np.ndarray, objects: Objects | None = None) -> dict[str, Points]:
         """By kind, the best corners of an image at its own scale, in its pixels, offsets added."""
-        return self.family.corners(self.view(image, 1.0, objects), self.options)
+        return self.family.corners(self.family.overview(image, self, objects), self.options)
 
     def timed(self, part: str) -> AbstractContextManager[None]:
         """Context that adds the time of the block to `seconds`."""
         return self.watch.on_host(part)
-
-
-def select(maps: Any, rows: slice) -> Any:
-    """These rows of a batch of predictions: tensors, or None, in dicts, lists and named tuples."""
-    if isinstance(maps, dict):
-        return {name: select(part, rows) for name, part in maps.items()}
-    if isinstance(maps, tuple):
-        return type(maps)(*(select(part, rows) for part in maps))
-    if isinstance(maps, list):
-        return [select(part, rows) for part in maps]
-    return None if maps is None else maps[rows]

@@ -27,7 +27,7 @@ def suppress(candidates: Candidates, options: DetectionOptions) -> Found:
     """Soft-NMS (or merging) per class, then the best `options.detections` over all classes, and all that tie with the
     last.
 
-    With `as_published`, the stale rows that the released code fails to remove are kept too.
+    With `as_published` and `stale_rows`, the stale rows that the released code fails to remove are kept too.
     """
     rows, labels = suppression_rows(candidates)
     settings = {
@@ -41,7 +41,7 @@ def suppress(candidates: Candidates, options: DetectionOptions) -> Found:
     else:
         left = soft_nms(rows, labels, **settings)
     found = Found(left.boxes[:, :4], left.boxes[:, 4], left.labels)
-    if not options.as_published:
+    if not (options.as_published and options.stale_rows):
         found = found.take(left.kept)
     if len(found.scores) > options.detections:
         last = np.partition(found.scores, -options.detections)[-options.detections]

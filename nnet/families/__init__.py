@@ -1,6 +1,6 @@
 """What a detector is: each family brings its network, its loss and its decoding behind the interface in base.py.
 
-In reading order: base, placement, cornernet, centernet, anchors, ground_truth, options.
+In reading order: base, placement, cornernet, centernet, anchors, saccade/, ground_truth, options.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from nnet.families.anchors import Anchors
 from nnet.families.base import Family
 from nnet.families.centernet import CenterNet
 from nnet.families.cornernet import CornerNet
+from nnet.families.saccade.family import Saccade
 from sample.targets import PenaltyOptions
 
-FAMILIES = (CornerNet, CenterNet, Anchors)
+FAMILIES = (CornerNet, CenterNet, Anchors, Saccade)
 ModelOptions = Union[tuple(family.Options for family in FAMILIES)]  # noqa: UP007 - made from the list
 
 
@@ -23,5 +24,9 @@ def build_family(classes: int, model: ModelOptions, penalty: PenaltyOptions, los
 
     classes: number of classes. model, penalty, loss: the sections of a config.
     """
-    kinds = {family.Options: family for family in FAMILIES}
-    return kinds[type(model)](classes, model, penalty, loss)
+    return family_of(model)(classes, model, penalty, loss)
+
+
+def family_of(model: ModelOptions) -> type[Family]:
+    """The family of these options."""
+    return {family.Options: family for family in FAMILIES}[type(model)]

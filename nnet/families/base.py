@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ class View(NamedTuple):
     maps: Any  # predictions of the last stack, for a batch of the image and, with test.mirror, its mirror image
     truth: frozenset[str] = frozenset()  # names of the predictions that the annotation replaces
     objects: Objects | None = None  # the annotation, where `truth` needs it
+    title: str = ""  # why the network looks here, for pictures; "": it looks at whole images only
+    found: Candidates | None = None  # what was found here, where further views depend on it
 
 
 class Candidates(NamedTuple):
@@ -76,6 +79,19 @@ class Evidence(NamedTuple):
     deciding: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
+class Eye(Protocol):
+    """What runs the network on images for a family: nnet.detection.detector.Detector, which documents these."""
+
+    options: DetectionOptions
+    input_size: tuple[int, int]
+
+    def view(self, image: np.ndarray, scale: float = 1.0, objects: Objects | None = None) -> View: ...
+
+    def predict(self, *canvases: np.ndarray, **how: Any) -> Any: ...
+
+    def timed(self, part: str) -> AbstractContextManager: ...
+
+
 class Family(ABC):
     """A kind of detector: network, loss and decoding.
 
@@ -84,6 +100,7 @@ class Family(ABC):
         Terms: NamedTuple of the loss terms. The first, `loss`, is minimised. The names are those of the log.
         truths: names of the predictions that the annotation can replace (test.py --truth).
         limits: the options that `most_objects` depends on, with values for {most} objects and {pairs} pairs of corners.
+        whole_images: whether the views of an image show the whole image, each at a scale of the options.
         network: maps images (B, 3, H, W) to predictions per stack, see KeypointNetwork.forward. It states `keypoints`,
             `stride`, `divisor` and `recomputed`.
         classes: number of classes.
@@ -93,6 +110,7 @@ class Family(ABC):
     Terms: ClassVar[type]
     truths: tuple[str, ...] = ()
     limits: ClassVar[str] = "test.detections={most}"
+    whole_images: ClassVar[bool] = True
     network: nn.Module
     classes: int
 
@@ -120,6 +138,23 @@ class Family(ABC):
     def unread(cls, model: Any) -> tuple[str, ...]:
         """Options of other sections, or whole sections, that a network of these `Options` never reads."""
         return ()
+
+    def views(self, image: np.ndarray, eye: Eye, objects: Objects | None = None) -> Iterator[View]:
+        """What the network sees of an image (H, W, 3) uint8 BGR.
+
+        objects: the annotation, where it replaces predictions.
+        """
+        for scale in eye.options.scales:
+            yield eye.view(image, scale, objects)
+
+    def overview(self, image: np.ndarray, eye: Eye, objects: Objects | None = None) -> View:
+        """One view of the whole image, for its heatmaps and corners."""
+        return eye.view(image, 1.0, objects)
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Raise ValueError(dotted name of an option, what is wrong) for options that do not go with this family."""
+        return None
 
     def heatmaps(self, maps: Any) -> dict[str, Tensor]:
         """Heatmaps (B, classes, h, w) of the predictions of one stack, as logits, by kind of keypoint."""
@@ -159,6 +194,17 @@ def candidates_from_cells(found: Detections, placement: Placement, outside: floa
     scores = np.where(far, np.float32(REJECTED), found.scores.reshape(-1))
     corner_scores = None if found.corner_scores is None else found.corner_scores.reshape(-1, 2)
     return Candidates(boxes, scores, found.labels.reshape(-1).astype(np.int64), corner_scores)
+
+
+def select(maps: Any, rows: slice) -> Any:
+    """These rows of a batch of predictions: tensors, or None, in dicts, lists and named tuples."""
+    if isinstance(maps, dict):
+        return {name: select(part, rows) for name, part in maps.items()}
+    if isinstance(maps, tuple):
+        return type(maps)(*(select(part, rows) for part in maps))
+    if isinstance(maps, list):
+        return [select(part, rows) for part in maps]
+    return None if maps is None else maps[rows]
 
 
 def best_class(logits: Tensor) -> Tensor:

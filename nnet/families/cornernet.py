@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from external.focal_loss import masked
 from models.cornernet import CornerNetOptions, cornernet
-from models.decode import decode_corners, decode_points
+from models.decode import Detections, decode_corners, decode_points
 from models.keypoints import CORNERS, KeypointMaps, KeypointNetwork, Predictions
 from models.losses import LossOptions, LossTerms, stack_loss
 from nnet.families.base import REJECTED, Candidates, Family, Points, View, candidates_from_cells, to_host
@@ -17,7 +18,7 @@ from nnet.families.ground_truth import MAPS, true_maps
 from nnet.families.options import DetectionOptions
 from nnet.families.placement import Placement, from_cells, to_canvas
 from sample.dataset import Batch
-from sample.targets import BatchObjects, Grid, PenaltyOptions, box_targets
+from sample.targets import BatchObjects, Grid, KeypointTargets, PenaltyOptions, box_targets
 
 # Options of the center test
 CENTER_OPTIONS = tuple(
@@ -52,7 +53,7 @@ class CornerNet(Family):
         images, _, *size = batch.images.shape
         cells = tuple(next(iter(outputs[0].values())).heatmap.shape[-2:])
         grid = Grid(images, self.classes, tuple(size), cells)
-        targets = box_targets(self.network.keypoints, batch.objects, grid, self.penalty, memory_format)
+        targets = batch_targets(self.network.keypoints, batch, grid, self.penalty, memory_format)
         stacks = [stack_loss(maps, targets, batch.objects.image_index, self.weights) for maps in outputs]
         return LossTerms(*(torch.stack(values) for values in zip(*stacks, strict=True)))
 
@@ -61,17 +62,7 @@ class CornerNet(Family):
 
     def pairs(self, view: View, options: DetectionOptions) -> Candidates:
         """The best pairs of corners of one view."""
-        top_left, bottom_right = (view.maps[name] for name in CORNERS)
-        found = to_host(
-            decode_corners(
-                top_left,
-                bottom_right,
-                options.corners,
-                options.pairs,
-                options.nms_kernel,
-                options.embedding_distance,
-            )
-        )
+        found = best_pairs(view.maps, options)
         if "heatmaps" in view.truth:  # the k best cells include cells of score 0, which are no corners
             without = (found.corner_scores == 0).any(-1)
             found = found._replace(scores=np.where(without, np.float32(REJECTED), found.scores))
@@ -106,6 +97,27 @@ class CornerNet(Family):
     def substitute(self, view: View) -> View:
         boxes = to_canvas(view.objects.boxes, view.placement)
         return view._replace(maps=true_maps(view.maps, boxes, view.objects.labels, view.placement.canvas, view.truth))
+
+
+def batch_targets(
+    keypoints: Sequence[str], batch: Batch, grid: Grid, penalty: PenaltyOptions, memory_format: torch.memory_format
+) -> dict[str, KeypointTargets]:
+    """Targets of a batch, see box_targets. Heatmaps are masked where an ignored object's Gaussian is."""
+    targets = box_targets(keypoints, batch.objects, grid, penalty, memory_format)
+    if batch.ignored is None:
+        return targets
+    around = box_targets(keypoints, batch.ignored, grid, penalty, memory_format)
+    return {
+        name: target._replace(heatmap=masked(target.heatmap, around[name].heatmap > 0))
+        for name, target in targets.items()
+    }
+
+
+def best_pairs(maps: Predictions, options: DetectionOptions) -> Detections:
+    """The best pairs of corners of each image, in cells, as arrays."""
+    kernel, distance = options.nms_kernel, options.embedding_distance
+    corners = (maps[name] for name in CORNERS)
+    return to_host(decode_corners(*corners, options.corners, options.pairs, kernel, distance, options.edge_pairs))
 
 
 def find_points(maps: KeypointMaps, placement: Placement, k: int, kernel: int) -> Points:

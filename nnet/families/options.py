@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from nnet.families.saccade.options import SaccadeDetectionOptions
 
 SHOWN_SCORE = 0.3  # score from which a detection, a corner or a center is drawn and judged, by default
 
@@ -47,6 +49,9 @@ class DetectionOptions:
     """Side of the square, in heatmap cells, of which a keypoint is the maximum. Odd."""
     embedding_distance: NonNegativeFloat = 0.5
     """Corners whose embeddings differ by more than this are not paired."""
+    edge_pairs: bool = True
+    """false: drop pairs whose top-left corner is in the first row or column of heatmap cells, or whose bottom-right
+    corner is in the last one. Their objects may reach outside the crop."""
     nms: Literal["hard", "linear", "gaussian"] = "gaussian"
     """Decay of soft-NMS, which runs per class."""
     nms_sigma: PositiveFloat = 0.5
@@ -64,6 +69,10 @@ class DetectionOptions:
     as_published: bool = True
     """Keep the stale rows of the released soft-NMS, round results to 2 decimals, and undo the mirror image as released,
     which puts its boxes one pixel too far to the right. false: none of the three."""
+    stale_rows: bool = True
+    """false: do not keep the stale rows with as_published either. CornerNet-Saccade's release drops them."""
+    saccade: SaccadeDetectionOptions = field(default_factory=SaccadeDetectionOptions)
+    """model.detector saccade: where it looks."""
     channels_last: bool = False
     """Memory layout of images and features. The results are equal up to rounding."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -3,7 +3,7 @@
 A released checkpoint is a pickled state dict whose names begin with `module.`: pre = stem; kps.S = hourglass of stack S
 with up1 (skip), low1 (down), low2 (inner), low3 (up), up2 (upsample); cnvs = features; inters_, cnvs_, inters = the
 layers between two stacks; tl_cnvs, br_cnvs, ct_cnvs = prediction modules; *_heats, *_tags, *_regrs = heads.
-CornerNet-Lite has other names for the same parts, see LITE.
+CornerNet-Lite has other names for the same parts, see LITE; its att_modules are CornerNet-Saccade's attention heads.
 """
 
 import re
@@ -44,5 +44,8 @@ def rename(name: str) -> str:
     if m := re.fullmatch(r"(tl|br|ct)_(heats|tags|regrs)\.(\d+)\.(0\.conv|1)\.(weight|bias)", name):
         kind, head, stack, conv, rest = m.groups()
         return f"branches.{KEYPOINTS[kind]}.{stack}.{HEADS[head]}.{0 if conv == '0.conv' else 2}.{rest}"
+    if m := re.fullmatch(r"att_cnvs\.(\d+\.\d+)\.(0\.conv|1)\.(weight|bias)", name):
+        level, conv, rest = m.groups()
+        return f"attention.{level}.{0 if conv == '0.conv' else 2}.{rest}"
     first, _, rest = name.partition(".")
     return f"backbone.{BACKBONE[first]}.{rest}" if first in BACKBONE else given

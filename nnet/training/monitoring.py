@@ -38,7 +38,7 @@ def draw_predictions(
     family.network.eval()
     samples = TrainingSet(index, size, None, 0)
     for i in range(len(index)):
-        image, boxes, labels, _ = samples[0, i].sample
+        image, boxes, labels, *_ = samples[0, i].sample
         _, placement = fit(image, size, family.network.stride)
         targets = family.targets(torch.from_numpy(boxes), torch.from_numpy(labels), placement)
         images = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))[None]).to(device)  # (1, 3, H, W)

@@ -1,21 +1,54 @@
 """Reading CornerNet-Lite's golden vectors."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from db import AnnotationIndex, load_index
 from models.keypoints import CORNERS, KeypointMaps
-from tests.golden_files import Golden
+from nnet.runtime import checkpoint
+from sample.colour import BRIGHTNESS, CONTRAST, SATURATION, ColourDraw
+from tests.golden_files import Golden, released_state
+
+COLOURS = {"brightness": BRIGHTNESS, "contrast": CONTRAST, "saturation": SATURATION}
 
 
 def seed_of(golden: Golden) -> int:
     """The seed S of the golden vectors."""
     return json.loads(golden("manifest.json").read_text())["seed"]
+
+
+def released_network(golden: Golden, folder: Path, name: str, network: nn.Module) -> nn.Module:
+    """The network with the weights of a released checkpoint of params_lite_`name`, which is written to the folder and
+    read from there."""
+    names = json.loads(golden(f"params_lite_{name}.json").read_text())
+    path = folder / f"CornerNet_{name}_500000.pkl"
+    torch.save(released_state(names), path)
+    checkpoint.load_weights(network, checkpoint.load(path)["model"], path)
+    path.unlink()
+    return network
+
+
+@contextmanager
+def counts_in_float64() -> Iterator[None]:
+    """These goldens were made with float64 as the default type, in which the loss counts objects."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def colours(drawn: Mapping[str, Any]) -> ColourDraw:
+    """The colour draws of an image of targets_lite, as a batch."""
+    order = torch.tensor([[COLOURS[name] for name in drawn["colour_order"]]])
+    return ColourDraw(order, torch.tensor([drawn["colour_alphas"]]), torch.tensor([drawn["lighting_alpha"]]))
 
 
 class DecodeCase(NamedTuple):

@@ -1,7 +1,6 @@
 """CornerNet-Squeeze, as configs/cornernet_squeeze.yaml describes it, against the released implementation's outputs."""
 
 import json
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,20 +18,17 @@ from nnet.detection.suppression import suppress
 from nnet.families import build_family
 from nnet.families.base import candidates_from_cells
 from nnet.families.placement import paste, place_original
-from nnet.runtime import checkpoint
 from nnet.runtime.released_names import rename
 from sample.augment import Crop, Mirror, RandomCrop, Sample, augmentations
-from sample.colour import BRIGHTNESS, CONTRAST, SATURATION, ColourDraw, normalise
+from sample.colour import normalise
 from sample.geometry import clip_boxes
 from sample.targets import BatchObjects, Grid, box_targets, penalty_spread
-from tests.golden_files import released_state
-from tests.lite.golden_files import decode_cases, seed_of, tiny_index
+from tests.lite.golden_files import colours, counts_in_float64, decode_cases, released_network, seed_of, tiny_index
 
 FOLDER = Path(configs.__file__).parent
 CONFIG = configs.load(FOLDER / "cornernet_squeeze.yaml")
 CLASSES = 80
 PARAMETERS = 31_771_852
-COLOURS = {"brightness": BRIGHTNESS, "contrast": CONTRAST, "saturation": SATURATION}
 
 
 def build():
@@ -42,17 +38,6 @@ def build():
 def meta_network():
     with torch.device("meta"):
         return build()
-
-
-def released_network(golden, folder):
-    """The network with the weights of a released checkpoint, which is written to the folder and read from there."""
-    names = json.loads(golden("params_lite_squeeze.json").read_text())
-    path = folder / "CornerNet_Squeeze_500000.pkl"
-    torch.save(released_state(names), path)
-    network = build()
-    checkpoint.load_weights(network, checkpoint.load(path)["model"], path)
-    path.unlink()
-    return network
 
 
 def test_golden_parameter_names_and_shapes(golden_lite):
@@ -66,7 +51,7 @@ def test_golden_parameter_names_and_shapes(golden_lite):
 
 def test_golden_forward(golden_lite, tmp_path):
     expected = np.load(golden_lite("forward_lite_squeeze.npz"))
-    network = released_network(golden_lite, tmp_path).eval()
+    network = released_network(golden_lite, tmp_path, "squeeze", build()).eval()
     sizes = sorted({key.partition("_")[0] for key in expected.files})
     assert sizes
     for size in sizes:
@@ -89,7 +74,7 @@ def test_golden_forward(golden_lite, tmp_path):
 def test_golden_training(golden_lite, tmp_path):
     """Losses, gradient norms and running statistics of three Adam steps in float64."""
     expected = json.loads(golden_lite("train_lite_squeeze.json").read_text())
-    network = released_network(golden_lite, tmp_path).double().train()
+    network = released_network(golden_lite, tmp_path, "squeeze", build()).double().train()
     images = np.random.RandomState(expected["seed"]).standard_normal((expected["batch"], 3, *expected["size"]))
     images = torch.from_numpy(images)
     targets, image_index = training_targets(expected)
@@ -111,16 +96,6 @@ def test_golden_training(golden_lite, tmp_path):
     buffers = {name: b.double().sum().item() for name, b in network.named_buffers()}
     for name, total in expected["bn_buffer_sums_after_3_steps"].items():
         assert buffers[rename(name)] == pytest.approx(total, rel=1e-5), name
-
-
-@contextmanager
-def counts_in_float64():
-    """These goldens were made with float64 as the default type, in which the loss counts objects."""
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 def training_targets(expected):
@@ -174,9 +149,8 @@ def test_golden_crops_and_colours(golden_lite, shared_data):
     for n, (sample, drawn) in enumerate(golden_samples(golden_lite, shared_data)):
         rows = sample.image[::step]
         np.testing.assert_allclose(rows.astype(int), expected[f"{n}_crop_rows"].astype(int), rtol=0, atol=1)
-        order = torch.tensor([[COLOURS[name] for name in drawn["colour_order"]]])
-        draws = ColourDraw(order, torch.tensor([drawn["colour_alphas"]]), torch.tensor([drawn["lighting_alpha"]]))
-        image = normalise(torch.from_numpy(sample.image.transpose(2, 0, 1).copy())[None], draws)[0].permute(1, 2, 0)
+        image = normalise(torch.from_numpy(sample.image.transpose(2, 0, 1).copy())[None], colours(drawn))[0]
+        image = image.permute(1, 2, 0)
         np.testing.assert_allclose(image[::step], expected[f"{n}_rows"], rtol=0, atol=1e-4)
         np.testing.assert_allclose(image.double().mean((0, 1)), drawn["image_mean"], rtol=0, atol=1e-4)
 

@@ -56,7 +56,7 @@ struct VectorElement {
 
 inline VectorElement element(Floats logit, Floats target, float limit) {
   VectorElement result;
-  result.positive = target == 1.0f;
+  result.positive = bit_cast<Floats>(bit_cast<Words>(target) & 0x7fffffff) == 1.0f;
   result.sign = bit_cast<Words>(result.positive) & 0x80000000;
   const Floats y = bit_cast<Floats>(bit_cast<Words>(logit) ^ result.sign);  // not clamped; only its sign is used
   const Floats magnitude = bit_cast<Floats>(bit_cast<Words>(logit) & 0x7fffffff);
@@ -70,7 +70,8 @@ inline VectorElement element(Floats logit, Floats target, float limit) {
   result.softplus = bit_cast<Floats>(bit_cast<Words>(rises) & bit_cast<Words>(a)) + log_of_one_plus(e);
   const Floats rest = 1.0f - target, squared = rest * rest;  // both are 0 at positives
   const Floats one = bit_cast<Floats>(bit_cast<Words>(result.positive) & 0x3f800000);
-  result.weight = (squared * squared + one) * (result.u * result.u);
+  const Words masked = bit_cast<Words>(target < 0.0f);
+  result.weight = bit_cast<Floats>(bit_cast<Words>((squared * squared + one) * (result.u * result.u)) & ~masked);
   return result;
 }
 

@@ -5,7 +5,7 @@
 //   w u^alpha softplus(y),  where u = sigmoid(y) and softplus(y) = -log(1 - u).
 // w is 1 at a positive and (1 - target)^beta elsewhere. Clamping a score to [eps, 1 - eps] is the same as clamping its
 // logit to [-limit, limit] with limit = log((1 - eps) / eps). The derivative of clamped elements is 0. NaNs are
-// propagated.
+// propagated. Elements with a negative target are masked: w is 0. Those of target -1 count as positives.
 #pragma once
 
 #include <cmath>
@@ -43,12 +43,12 @@ struct Element {
 
 template <typename W>
 FOCAL_HOST_DEVICE inline Element<W> element(W logit, W target, const Terms& terms) {
-  const bool positive = target == W(1);
+  const bool positive = std::abs(target) == W(1), masked = target < W(0);
   const W limit = static_cast<W>(terms.limit), y = positive ? -logit : logit, magnitude = std::abs(logit);
   const bool clamped = magnitude > limit, rises = y > W(0);
   const W a = clamped ? limit : magnitude, e = std::exp(-a);
   const W larger = W(1) / (W(1) + e), smaller = e * larger, u = rises ? larger : smaller;
-  const W penalty = positive ? W(1) : power(W(1) - target, static_cast<W>(terms.beta));
+  const W penalty = masked ? W(0) : positive ? W(1) : power(W(1) - target, static_cast<W>(terms.beta));
   return {positive, clamped, penalty * power(u, static_cast<W>(terms.alpha)), u, rises ? smaller : larger,
           (rises ? a : W(0)) + std::log1p(e)};
 }
