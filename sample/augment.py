@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from sample.colour import ColourDraw, draw_colour
 from sample.geometry import Size, clip_boxes, fit_image, mirror, place, resize_window
-from sample.saccade import LEAST_SHARE, ZoomedCrop, ZoomOptions, areas, cut_crop, draw_crop, too_small
+from sample.saccade import LEAST_SHARE, ZoomedCrop, ZoomOptions, areas, cut_crop, draw_crop, scale_boxes, too_small
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 
@@ -97,7 +97,7 @@ class ZoomToReference(Augmentation):
 
     def apply(self, sample: Sample, drawn: ZoomedCrop) -> Sample:
         image, offset, (x1, y1, x2, y2) = cut_crop(sample.image, drawn, self.input_size, self.options.full)
-        boxes = sample.boxes * drawn.scale - np.tile(offset, 2)
+        boxes = scale_boxes(sample.boxes, drawn.scale) - np.tile(offset, 2)
         clipped = boxes.clip([x1, y1] * 2, [x2 - 1, y2 - 1] * 2)
         kept = (clipped[:, 2:] > clipped[:, :2]).all(1)
         ignored = areas(clipped[kept]) <= LEAST_SHARE * areas(boxes[kept])

@@ -56,9 +56,10 @@ def draw_crop(size: Size, boxes: np.ndarray, input_size: Size, rng: np.random.Ge
     unit = relative_size(input_size)
     if len(boxes):
         reference = boxes[rng.integers(len(boxes))]
-        side = float((reference[2:] - reference[:2]).max())
+        first, last = reference.astype(np.float32).reshape(2, 2)
+        side = float((last - first).max())
         scale = float(rng.integers(*target_sizes(side, input_size))) / side
-        reference = reference * scale
+        reference = scale_boxes(reference, scale)
     else:
         scale, reference = SCALES[rng.integers(len(SCALES))], None
     centred, near = rng.random() > 0.5, max(1, int(NEAR * unit))
@@ -99,6 +100,14 @@ def draw_center(
         before, behind = rng.integers(near), rng.integers(near)
         return int(rng.integers(max(middle - before, 0), min(middle + behind, size - 1) + 1))
     return int(rng.integers(int(max(last - crop, 0)), int(min(size - crop, first)) + 1)) + crop // 2
+
+
+def scale_boxes(boxes: np.ndarray, scale: float) -> np.ndarray:
+    """Boxes of an image in pixels of the resized image, float64, computed in float32 as released.
+
+    Corners thus fall into the cells of the release also where they lie on the border of two cells.
+    """
+    return (boxes.astype(np.float32) * np.float32(scale)).astype(np.float64)
 
 
 def resized_size(size: Size, scale: float) -> Size:

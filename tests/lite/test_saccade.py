@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import configs
+from db import read_image
+from models.backbones import feature_size
 from models.decode import decode_corners
 from models.keypoints import CORNERS
 from models.losses import stack_loss
@@ -16,10 +18,14 @@ from nnet.families import build_family
 from nnet.families.cornernet import batch_targets
 from nnet.families.saccade.family import all_objects
 from nnet.runtime.released_names import rename
-from sample.dataset import Batch
-from sample.saccade import LEAST_SHARE, areas, attention_targets, too_small
+from sample.augment import Mirror, Sample, ZoomToReference, augmentations
+from sample.batch import collate
+from sample.colour import normalise
+from sample.dataset import Batch, TrainingSample
+from sample.geometry import clip_boxes
+from sample.saccade import LEAST_SHARE, SCALES, areas, attention_targets, cut_crop, resized_size, too_small
 from sample.targets import BatchObjects, Grid, penalty_spread
-from tests.lite.golden_files import counts_in_float64, decode_cases, released_network, seed_of
+from tests.lite.golden_files import colours, counts_in_float64, decode_cases, released_network, seed_of, tiny_index
 
 FOLDER = Path(configs.__file__).parent
 CONFIG = configs.load(FOLDER / "cornernet_saccade.yaml")
@@ -179,3 +185,112 @@ def test_golden_decoding(golden_lite):
         if (case.k, case.pairs, case.distance) == (options.corners, options.pairs, options.embedding_distance):
             assert edge_pairs == options.edge_pairs
     assert ruled and compared > 100, "the cases do not show enough"
+
+
+class ListedDraws:
+    """A random generator that gives the draws of a golden image, if it is asked for their ranges."""
+
+    def __init__(self, drawn: dict, boxes: int):
+        """boxes: number of the image's boxes that have an area."""
+        self.expected = []
+        if "ref_index" in drawn:
+            self.expected += [((boxes,), drawn["ref_index"]), (tuple(drawn["ref_size_range"]), drawn["ref_size_draw"])]
+        else:
+            choice = np.abs(np.array(SCALES) - drawn["scale_choice"]).argmin()
+            self.expected.append(((len(SCALES),), choice))
+        self.expected.append(("random", drawn["centered_draw"]))
+        for axis in (drawn["crop_x"], drawn["crop_y"]):
+            if axis["draw"] is not None:
+                self.expected += [((15,), axis[name]) for name in ("jitter_low", "jitter_high") if name in axis]
+                self.expected.append((tuple(axis["range"]), axis["draw"]))
+
+    def integers(self, *limits: int) -> int:
+        wanted, value = self.expected.pop(0)
+        assert limits == wanted
+        return value
+
+    def random(self) -> float:
+        wanted, value = self.expected.pop(0)
+        assert wanted == "random"
+        return value
+
+
+def golden_samples(golden, shared_data):
+    """For each image of targets_lite_saccade: its sample, made from the listed draws, and the entry of the image."""
+    listed = json.loads(golden("targets_lite_saccade.json").read_text())
+    index, where = tiny_index(shared_data, listed["split"])
+    zoom, mirror, ignore, _ = augmentations(CONFIG.augment, CONFIG.data.input_size)
+    assert isinstance(zoom, ZoomToReference) and isinstance(mirror, Mirror)
+    for drawn in listed["images"]:
+        i = where[drawn["file"]]
+        sample = Sample(read_image(index.path(i)), *index.annotations(i))
+        assert list(sample.image.shape[:2]) == drawn["image_size"]
+        if drawn["boxes_removed"]:
+            sample = sample._replace(boxes=sample.boxes[:0], labels=sample.labels[:0])
+        with_area, _ = clip_boxes(sample.boxes, sample.labels, sample.image.shape[:2])
+        draws = ListedDraws(drawn, len(with_area))
+        crop = zoom.draw(sample, draws)
+        assert not draws.expected
+        assert crop.scale == pytest.approx(drawn["scale"], rel=1e-12)
+        assert [crop.center_y, crop.center_x] == drawn["center_yx"]
+        assert list(resized_size(sample.image.shape[:2], crop.scale)) == drawn["resized_size"]
+        _, offset, (x1, y1, x2, y2) = cut_crop(sample.image, crop, CONFIG.data.input_size)
+        assert offset[::-1].tolist() == drawn["offset_yx"]
+        assert [y1, y2, x1, x2] == drawn["border_y0_y1_x0_x1"]
+        yield ignore.apply(mirror.apply(zoom.apply(sample, crop), drawn["flip"])), sample, drawn
+
+
+def test_golden_crops_and_colours(golden_lite, shared_data):
+    expected = np.load(golden_lite("targets_lite_saccade.npz"))
+    step = json.loads(golden_lite("targets_lite_saccade.json").read_text())["row_step"]
+    for n, (sample, _, drawn) in enumerate(golden_samples(golden_lite, shared_data)):
+        rows = sample.image[::step]
+        np.testing.assert_allclose(rows.astype(int), expected[f"{n}_crop_rows"].astype(int), rtol=0, atol=1)
+        image = normalise(torch.from_numpy(sample.image.transpose(2, 0, 1).copy())[None], colours(drawn))[0]
+        image = image.permute(1, 2, 0)
+        np.testing.assert_allclose(image[::step], expected[f"{n}_rows"], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(image.double().mean((0, 1)), drawn["image_mean"], rtol=0, atol=1e-4)
+
+
+def test_golden_targets(golden_lite, shared_data):
+    """The objects of the samples, and the targets of the batch that they make."""
+    expected = np.load(golden_lite("targets_lite_saccade.npz"))
+    samples = []
+    for n, (sample, before, _) in enumerate(golden_samples(golden_lite, shared_data)):
+        kept, dets = expected[f"{n}_kept"], expected[f"{n}_dets"]
+        assert sample.labels.tolist() == before.labels[kept].tolist()
+        np.testing.assert_allclose(sample.boxes, dets[:, :4], rtol=0, atol=1e-3)
+        assert sample.ignored.tolist() == expected[f"{n}_ignored"].tolist()
+        samples.append(TrainingSample(sample._replace(colour=None), n, []))
+    assert any(s.sample.ignored.any() for s in samples)
+    batch = collate(samples)
+    size = CONFIG.data.input_size
+    output_size = feature_size(size, CONFIG.model.backbone.stride)
+    grid = Grid(len(samples), CLASSES, size, output_size)
+    targets = batch_targets(CORNERS, batch, grid, CONFIG.penalty, torch.contiguous_format)
+    there = expected["mask"].astype(bool)
+    owners = batch.objects.image_index
+    assert there.sum(1).tolist() == torch.bincount(owners, minlength=len(samples)).tolist()
+    everything = all_objects(batch)
+    order = everything.image_index.argsort(stable=True)  # the used objects of an image, then the ignored ones
+    listed = expected["draws"].astype(int)  # image, box, x, y, x, y, radius
+    number = np.concatenate([np.argsort(s.sample.ignored, kind="stable") for s in samples])
+    listed = listed[np.lexsort((listed[:, 1], listed[:, 0]))]
+    starts = np.searchsorted(listed[:, 0], everything.image_index[order].numpy())
+    listed = listed[starts + number]
+    radii = penalty_spread(everything.boxes[order], size, output_size, CONFIG.penalty).cut
+    assert listed[:, -1].tolist() == radii.tolist()
+    for short, name in zip(("tl", "br"), CORNERS, strict=True):
+        heatmap, cells, offsets = targets[name]
+        wanted, masks = np.zeros(heatmap.shape, np.float32), np.zeros(heatmap.shape, bool)
+        wanted[tuple(expected[f"{short}_heat_idx"].T.astype(int))] = expected[f"{short}_heat_val"]
+        masks[tuple(expected[f"{short}_valid_zero_idx"].T.astype(int))] = True
+        assert np.array_equal(heatmap < 0, masks) and masks.any()
+        values = np.where(masks, heatmap + 2, heatmap)
+        np.testing.assert_allclose(values, wanted, rtol=0, atol=1e-6)
+        assert expected[f"{short}_ind"][there].tolist() == cells.tolist()
+        np.testing.assert_allclose(offsets, expected[f"{short}_off"][there], rtol=0, atol=1e-5)
+    attention = attention_targets(everything, len(samples), size, CONFIG.model.backbone.stride)
+    for level, target in enumerate(attention):
+        cells = sorted(map(tuple, expected[f"att{level}_idx"].astype(int).tolist()))
+        assert sorted(map(tuple, target[:, 0].nonzero().tolist())) == cells
