@@ -1,6 +1,8 @@
 """CornerNet-Saccade, as configs/cornernet_saccade.yaml describes it, against the released implementation's outputs."""
 
 import json
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +10,19 @@ import pytest
 import torch
 
 import configs
-from db import read_image
+from db import evaluate, read_image, to_results
 from models.backbones import feature_size
 from models.decode import decode_corners
-from models.keypoints import CORNERS
+from models.keypoints import CORNERS, KeypointMaps
 from models.losses import stack_loss
-from models.saccade import attention_loss
+from models.saccade import SaccadeMaps, attention_loss
+from nnet.detection.suppression import suppress
 from nnet.families import build_family
+from nnet.families.base import Candidates
 from nnet.families.cornernet import batch_targets
-from nnet.families.saccade.family import all_objects
+from nnet.families.saccade.crops import Crop, first_crops
+from nnet.families.saccade.family import all_objects, attention_scores
+from nnet.families.saccade.locations import Locations, attention_locations, detected_locations
 from nnet.runtime.released_names import rename
 from sample.augment import Mirror, Sample, ZoomToReference, augmentations
 from sample.batch import collate
@@ -294,3 +300,136 @@ def test_golden_targets(golden_lite, shared_data):
     for level, target in enumerate(attention):
         cells = sorted(map(tuple, expected[f"att{level}_idx"].astype(int).tolist()))
         assert sorted(map(tuple, target[:, 0].nonzero().tolist())) == cells
+
+
+class StandIn:
+    """Takes the place of the Detector: gives listed predictions, and records the network's inputs."""
+
+    def __init__(self, predictions: list[SaccadeMaps]):
+        self.options, self.input_size = CONFIG.test, CONFIG.data.input_size
+        self.predictions, self.inputs = predictions, []
+
+    def timed(self, part):
+        return nullcontext()
+
+    def predict(self, *canvases, attention):
+        images = torch.from_numpy(np.stack(canvases)).permute(0, 3, 1, 2)
+        self.inputs.append(normalise(images).numpy())
+        maps = self.predictions.pop(0)
+        assert (maps.attention is not None) == attention and len(maps.keypoints["top_left"].heatmap) == len(canvases)
+        return maps
+
+
+def stand_in(expected, n: int) -> StandIn:
+    """The stand-in network for image n: both passes' maps, made from their peaks."""
+    attention = [torch.logit(torch.from_numpy(expected[f"{n}_first_att{level}"]))[:, None] for level in range(3)]
+    predictions = [SaccadeMaps(maps_of(expected[f"{n}_first_peaks"], 2), attention)]
+    if f"{n}_peaks" in expected:
+        peaks, crops, batch = expected[f"{n}_peaks"], len(expected[f"{n}_locs"]), CONFIG.test.saccade.at_once
+        for first in range(0, crops, batch):
+            some = peaks[(peaks[:, 0] >= first) & (peaks[:, 0] < first + batch)] - [first, *[0] * 8]
+            predictions.append(SaccadeMaps(maps_of(some, min(batch, crops - first)), None))
+    return StandIn(predictions)
+
+
+def maps_of(peaks, crops: int) -> dict[str, KeypointMaps]:
+    """Maps of 64x64 cells from peaks: crop, side, class, y, x, logit, embedding, offset x, offset y."""
+    maps = {}
+    for side, name in enumerate(CORNERS):
+        heatmap = torch.full((crops, CLASSES, 64, 64), -12.0)
+        embedding, offset = torch.zeros(crops, 1, 64, 64), torch.zeros(crops, 2, 64, 64)
+        rows = peaks[peaks[:, 1] == side]
+        i, _, label, y, x = rows[:, :5].astype(int).T
+        values = torch.from_numpy(rows[:, 5:].astype(np.float32))
+        heatmap[i, label, y, x], embedding[i, 0, y, x] = values[:, 0], values[:, 1]
+        offset[i, 0, y, x], offset[i, 1, y, x] = values[:, 2], values[:, 3]
+        maps[name] = KeypointMaps(heatmap, embedding, offset)
+    return maps
+
+
+def rows_of(found) -> np.ndarray:
+    """Candidates as rows: box, score, top-left score, bottom-right score, class; without rejected ones."""
+    rows = np.concatenate([found.boxes, found.scores[:, None], found.corner_scores, found.labels[:, None]], 1)
+    return rows[found.scores > -1]
+
+
+def compare_inputs(inputs, rows, row_indices, means, step: int = 1):
+    """Compare the network's inputs with the listed rows of some of them, and the means of all."""
+    np.testing.assert_allclose(inputs[::step][:, :, row_indices], rows, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(inputs.astype(np.float64).mean((2, 3)), means, rtol=0, atol=1e-4)
+
+
+def compare_locations(locations, expected, tolerance: float = 0):
+    found = np.stack(locations[:4], 1)
+    np.testing.assert_allclose(found[:, :3], expected[:, :3], rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(found[:, 3], expected[:, 3], rtol=0, atol=1e-6)
+
+
+def test_golden_inference(golden_lite, shared_data):
+    """Both passes over several images, with every intermediate result, and COCO's figures."""
+    listed = json.loads(golden_lite("test_lite_saccade.json").read_text())
+    expected = np.load(golden_lite("test_lite_saccade.npz"))
+    index, where = tiny_index(shared_data, listed["split"])
+    with torch.device("meta"):
+        family = build_family(CLASSES, CONFIG.model, CONFIG.penalty, CONFIG.loss)
+    results, options, side = [], CONFIG.test, CONFIG.data.input_size[0]
+    for n, file in enumerate(listed["files"]):
+        own = {name.partition("_")[2]: expected[name] for name in expected.files if name.startswith(f"{n}_")}
+        image = read_image(index.path(where[file]))
+        size, looking = image.shape[:2], stand_in(expected, n)
+        views = list(family.views(image, looking))
+        first, second = views[: len(options.saccade.first)], views[len(options.saccade.first) :]
+
+        crops = first_crops(size, side, options.saccade.first)
+        assert [[c.y, c.x, np.float32(c.scale)] for c in crops] == own["first_locs"].tolist()
+        assert [list(c.offset) for c in crops] == own["first_offsets"].tolist()
+        compare_inputs(looking.inputs[0], own["first_rows"], listed["first_row_indices"], own["first_means"])
+        kept = Candidates.join([view.found for view in first])
+        np.testing.assert_allclose(rows_of(kept), own["first_dets"], rtol=0, atol=1e-2)
+
+        eye = stand_in(expected, n)
+        seen = list(family.look(image, crops, eye, attention=True))
+        mapped = own["first_dets_mapped"].reshape(-1, 8)
+        everything = Candidates.join([view.found for view in seen])
+        np.testing.assert_allclose(rows_of(everything), mapped[mapped[:, 4] > -1], rtol=0, atol=1e-2)
+        scores = [attention_scores(torch.cat(level)) for level in zip(*(v.maps.attention for v in seen), strict=True)]
+        attention = attention_locations(scores, crops, size, 4, options.saccade.attention_threshold)
+        compare_locations(attention, own["att_locs"])
+        detected = detected_locations(everything, 1.0, options.saccade.reference_threshold)
+        compare_locations(detected, own["ref_locs"], 1e-3)
+        locations = family.locations(size, crops, seen, eye)
+        compare_locations(Locations.join([attention, detected]), own["locs_before_nms"], 1e-3)
+        compare_locations(locations, own["locs_after_nms"], 1e-3)
+
+        counts = listed["images"][n]
+        assert (len(locations.y), len(second)) == (counts["after_nms"], counts["crops"])
+        if second:
+            compare_locations(locations.take(slice(options.saccade.crops)), own["locs"], 1e-3)
+            closer = [Crop.at(y, x, s, side, "") for y, x, s in own["locs"][:, :3]]
+            assert [[crop.pixels] * 2 for crop in closer] == own["crop_sizes"].tolist()
+            assert [list(crop.offset) for crop in closer] == own["offsets"].tolist()
+            inputs, rows = np.concatenate(looking.inputs[1:]), listed["row_indices"]
+            compare_inputs(inputs, own["rows"], rows, own["means"], listed["row_crop_step"])
+            mapped, found = own["dets_mapped"].reshape(-1, 8), Candidates.join([view.found for view in second])
+            np.testing.assert_allclose(rows_of(found), mapped[mapped[:, 4] > -1], rtol=0, atol=1e-2)
+
+        candidates = family.propose(iter(views), options)
+        rows = rows_of(candidates)
+        rows = rows[np.argsort(rows[:, 7], kind="stable")]
+        np.testing.assert_allclose(rows[:, [7, *range(7)]], own["soft_nms_in"], rtol=0, atol=1e-2)
+        for found, name in (
+            (suppress(candidates, replace(options, detections=10_000)), "soft_nms_out"),
+            (suppress(candidates, options), "final"),
+        ):
+            final = np.concatenate([found.labels[:, None], found.boxes, found.scores[:, None]], 1)
+            np.testing.assert_allclose(final[:, :5], own[name][:, :5], rtol=0, atol=1e-2)
+            np.testing.assert_allclose(final[:, 5], own[name][:, 5], rtol=0, atol=1e-4)
+        results += to_results(index, where[file], found.boxes, found.scores, found.labels, 2)
+    assert len(results) == len(listed["results"])
+    for own, released in zip(results, listed["results"], strict=True):
+        assert (own["image_id"], own["category_id"]) == (released["image_id"], released["category_id"])
+        np.testing.assert_allclose(own["bbox"], released["bbox"], rtol=0, atol=0.02)
+        assert own["score"] == pytest.approx(released["score"], abs=0.011)
+    figures = evaluate(index, results, [int(index.image_ids[where[file]]) for file in listed["files"]])
+    stats = [-1 if value is None else value for value in figures.values()]
+    assert stats == pytest.approx(listed["ap_stats"], abs=1e-12)
