@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from external import focal_loss as module
-from external.focal_loss import focal_loss
+from external.focal_loss import focal_loss, masked
 
 EPS = 1e-4
 LIMIT = math.log((1 - EPS) / EPS)
@@ -122,6 +122,27 @@ def test_matches_the_published_formula(loss, device: str, layout, dtype, positiv
         logits, target = sample(*shape, positives=positives, seed=seed, dtype=dtype, device=device)
         check(loss, logits.contiguous(memory_format=layout), target)
         check(loss, logits.contiguous(memory_format=layout), target.contiguous(memory_format=layout))
+
+
+@implementations
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("terms", [(), (1.5, 3.0, 1e-3)], ids=["published", "other"])
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_masked_elements(loss, device: str, dtype, terms: tuple[float, ...], share: float) -> None:
+    """They add nothing and get no gradient, but masked positives count."""
+    logits, target = sample(2, 3, 17, 19, positives=20, dtype=dtype, device=device)
+    where = (torch.rand(logits.shape, generator=torch.Generator().manual_seed(1)) < share).to(device)
+    left = int((target[~where] == 1).sum())
+    assert left < 20 and (left > 0 or share == 1)
+    value, grad = run(loss, logits, masked(target, where), *terms)
+    wanted, slope = run(published, logits[~where].double(), target[~where].double(), *terms)
+    assert (grad[where] == 0).all()
+    torch.testing.assert_close(value.double(), wanted * max(left, 1) / 20, rtol=4e-6, atol=1e-12)
+    limit = math.log((1 - terms[2]) / terms[2]) if terms else LIMIT
+    inside = (logits[~where].double().abs() - limit).abs() > 1e-6 * limit
+    found, slope = grad[~where][inside].double(), (slope * max(left, 1) / 20)[inside]
+    torch.testing.assert_close(found, slope, rtol=TOLERANCE[dtype], atol=2**-24 if dtype == torch.float16 else 1e-12)
 
 
 specials = st.sampled_from([0.0, -0.0, LIMIT, -LIMIT, 200.0, -200.0, 9.2, -9.2, 9.25, -9.25, math.inf, -math.inf])

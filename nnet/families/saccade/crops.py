@@ -16,8 +16,8 @@ from sample.saccade import relative_size
 class Crop(NamedTuple):
     """A part of an image.
 
-    y, x: its center in the image. scale: pixels of the input per pixel of the image. pixels: side in the image, at
-    least 2 (the release divides by zero for smaller ones). title: why it is looked at.
+    y, x: its center in the image. scale: pixels of the input per pixel of the image. pixels: side in the image.
+    title: why it is looked at.
     """
 
     y: int
@@ -28,9 +28,12 @@ class Crop(NamedTuple):
 
     @staticmethod
     def at(y: float, x: float, scale: float, side: int, title: str) -> Crop:
-        """The crop of an input of `side` pixels. As released, the scale is rounded to float32."""
-        scale = float(np.float32(scale))
-        return Crop(int(y), int(x), scale, max(2, int(side / scale)), title)
+        """The crop of an input of `side` pixels, at least 2 pixels large (the release divides by zero for less).
+
+        As released, the scale is rounded to float32.
+        """
+        scale = min(float(np.float32(scale)), side / 2)
+        return Crop(int(y), int(x), scale, int(side / scale), title)
 
     @property
     def offset(self) -> tuple[int, int]:

@@ -87,6 +87,8 @@ class Saccade(CornerNet):
     def look(self, image: np.ndarray, crops: Sequence[Crop], eye: Eye, attention: bool) -> Iterator[View]:
         """The views of these crops, several at a time, with all pairs of corners that were found in them."""
         side, at_once = eye.input_size[0], eye.options.saccade.at_once
+        if eye.options.mirror:
+            raise ValueError("crops are looked at without their mirror images: test.mirror must be false")
         for start in range(0, len(crops), at_once):
             some = crops[start : start + at_once]
             with eye.timed("load"):

@@ -82,7 +82,7 @@ def test_a_detector_needs_nothing_else():
 
 
 def test_the_options_choose_the_family():
-    assert [family.Options().detector for family in FAMILIES] == ["cornernet", "centernet", "anchors"]
+    assert [family.Options().detector for family in FAMILIES] == ["cornernet", "centernet", "anchors", "saccade"]
     assert type(small_family("cornernet")) is CornerNet and type(small_family("centernet")) is CenterNet
     assert FAMILIES[2] is Anchors  # which needs torchvision
     with pytest.raises(KeyError):
