@@ -48,6 +48,7 @@ BENCHMARKS = {
     "sample": Benchmark("a training sample: time, and bytes transferred", data.sample, devices=("cpu",)),
     "index": Benchmark("annotation index of the size of COCO train2017", data.index, devices=("cpu",)),
     "test_path": Benchmark("Hourglass-104 from an image to boxes", network.test_path, full=True),
+    "lite": Benchmark("CornerNet-Squeeze and CornerNet-Saccade beside CornerNet", network.lite, full=True),
     "training_step": Benchmark("Hourglass-104, a training step of 2 images", network.training_step, full=True),
     "step_parts": Benchmark("that step against its layers", network.step_parts, full=True, devices=("cuda",)),
     "largest_batch": Benchmark("images that fit in a step", network.largest_batch, full=True, devices=("cuda",)),

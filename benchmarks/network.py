@@ -207,6 +207,41 @@ def test_path(setting: Setting) -> Iterator[Row]:
         yield times_row(setting, "test_path", case, chosen | alone, PUBLISHED, 1.0, note=note)
 
 
+def lite_detector(setting: Setting, name: str, overrides: Sequence[str]) -> Detector:
+    """The detector of a config with fresh weights and settled statistics, in channels_last."""
+    small = ["model.backbone={stacks: 1, stem_width: 4, widths: [4, 4, 4, 4], blocks: [1, 1, 1, 1]}", SMALL[1]]
+    overrides = [*overrides, "test.channels_last=true", *(small if setting.small else [])]
+    config = configs.load(str(ROOT / "configs" / f"{name}.yaml"), overrides)
+    torch.manual_seed(0)
+    family = build_family(class_count(setting), config.model, config.penalty, config.loss)
+    family.network.to(setting.device, memory_format=torch.channels_last)
+    images = torch.randn(2, 3, *config.data.input_size, generator=torch.Generator().manual_seed(0))
+    settle_statistics(family.network, images.to(setting.device))
+    return Detector(family, config.test, config.data.input_size, setting.device)
+
+
+def lite(setting: Setting) -> Iterator[Row]:
+    """Detection on an image, from pixels to boxes: CornerNet-Squeeze and CornerNet-Saccade beside CornerNet.
+
+    The time of CornerNet-Saccade depends on the number of its crops. Attention above 0 is everywhere here, so that
+    there are as many crops as allowed.
+    """
+    set_up_backends(RuntimeOptions(threads=torch.get_num_threads()))
+    side = side_of(setting)
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    base = "CornerNet, with mirror image"
+    detectors = {base: lite_detector(setting, "cornernet_hg104", [])}
+    detectors["CornerNet-Squeeze"] = lite_detector(setting, "cornernet_squeeze", [])
+    for crops in (0, 8, 30):
+        overrides = [f"test.saccade.crops={crops}", "test.saccade.attention_threshold=0"]
+        detectors[f"CornerNet-Saccade, {crops} crops"] = lite_detector(setting, "cornernet_saccade", overrides)
+    times = race(setting, {name: partial(detector, image) for name, detector in detectors.items()}, rounds=5)
+    for name in detectors:
+        if name != base:
+            chosen = {"ours": times[name], "base": times[base]}
+            yield times_row(setting, "lite", f"{name}, {side}x{side}", chosen, base, None)
+
+
 def step_config(setting: Setting) -> configs.Config:
     """The config of Hourglass-104 with a batch of two images of 511x511."""
     overrides = list(SMALL) if setting.small else []

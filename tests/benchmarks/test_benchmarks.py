@@ -60,7 +60,7 @@ def test_benchmark_of_another_device_is_rejected(capsys):
 
 def test_full_adds_slow_benchmarks():
     assert list(command.choose([], "cpu", False)) == CPU
-    assert set(command.choose([], "cpu", True)) - set(CPU) == {"test_path", "training_step"}
+    assert set(command.choose([], "cpu", True)) - set(CPU) == {"test_path", "lite", "training_step"}
     assert list(command.choose(["test_path"], "cpu", False)) == ["test_path"]
 
 
@@ -98,7 +98,7 @@ def test_runs_all_small_and_writes_json(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["test_path", "training_step"])
+@pytest.mark.parametrize("name", ["test_path", "lite", "training_step"])
 def test_runs_small_hourglass(name):
     rows = list(command.BENCHMARKS[name].run(SMALL))
     assert len({row.case for row in rows}) == len(rows) >= 3

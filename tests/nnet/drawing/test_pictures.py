@@ -8,12 +8,13 @@ from nnet.detection.suppression import Found
 from nnet.drawing import pictures
 from nnet.drawing.boxes import class_colour
 from nnet.drawing.pictures import beside as beside_module
-from nnet.drawing.pictures import errors, heatmaps, row, targets
+from nnet.drawing.pictures import errors, heatmaps, row, targets, views
 from nnet.drawing.pictures.base import CYAN, GREEN, MAGENTA, ORANGE, RED, YELLOW, Picture, Shown
 from nnet.drawing.pictures.beside import beside
 from nnet.drawing.pictures.row import Row
-from nnet.families.base import Points
+from nnet.families.base import Candidates, Points, View
 from nnet.families.options import DetectionOptions
+from nnet.families.placement import Placement
 from nnet.runtime.discovery import classes_in
 from sample.targets import PenaltyOptions
 from tests.builders import small_family
@@ -39,7 +40,7 @@ def found_of(*boxes, score=0.9, label=0):
 def titles(monkeypatch):
     """The titles of the pictures that are put in a row, by picture."""
     seen = []
-    for module in (row, errors, heatmaps, targets, beside_module):
+    for module in (row, errors, heatmaps, targets, views, beside_module):
         original = module.in_a_row
         monkeypatch.setattr(module, "in_a_row", lambda parts, f=original: seen.append(list(parts)) or f(parts))
     return seen
@@ -113,6 +114,7 @@ def test_what_the_pictures_need():
         "heatmaps": (True, False),
         "row": (False, False),
         "targets": (True, True),
+        "views": (False, False),
     }
 
 
@@ -156,6 +158,28 @@ def test_false_boxes_in_the_colours_of_their_kinds(box, colour):
     assert [has(picture, c) for c in (MAGENTA, ORANGE, CYAN)] == [colour == c for c in (MAGENTA, ORANGE, CYAN)]
     weak = errors.draw_false_boxes(shown(grey(200, 300), objects, found_of(box, score=0.2)))
     assert not any(has(weak, c) for c in (MAGENTA, ORANGE, CYAN))
+
+
+def test_the_views_of_an_image(titles):
+    """Their outlines on the image, where their placements say, and what they show."""
+    lies = Placement((63, 63), (16, 16), (-20.0, -10.0), (200.0, 240.0), (2.0, 2.0))  # of an image of 100 x 120
+    box = np.array([[20, 20, 30, 30]], np.float32)
+    closer = View(2.0, lies, None, title="closer", found=Candidates(box, np.array([0.9]), np.zeros(1, np.int64), None))
+    assert views.outline(closer).tolist() == [5, 10, 36.5, 41.5]
+    image = np.zeros((100, 120, 3), np.uint8)
+    image[20:30, 20:30] = 255
+    there = views.draw_view(shown(image), closer)
+    assert there.shape == (200, 200, 3) and has(there, class_colour(0))
+    plain = views.draw_view(shown(image), closer._replace(found=None))
+    rows, columns = (np.flatnonzero((plain == 255).all(2).any(axis)) for axis in (1, 0))
+    shrink = 200 / 63
+    np.testing.assert_allclose([columns[0], columns[-1] + 1], [(40 - 10) * shrink, (60 - 10) * shrink], atol=4)
+    np.testing.assert_allclose([rows[0], rows[-1] + 1], [(40 - 20) * shrink, (60 - 20) * shrink], atol=4)
+
+    detector = Detector(small_family(classes=2), DetectionOptions(scales=(0.5, 1.0)), (63, 63), CPU)
+    picture = views.Views().draw(shown(grey(60, 80)), detector)
+    assert titles[-1] == ["looked at (scale 0.5: 1, scale 1: 1)", "seen there"]
+    assert has(picture, ORANGE) and has(picture, CYAN)
 
 
 def test_moved_boxes_have_their_corners_on_the_radius():
