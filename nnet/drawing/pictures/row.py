@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.keypoints import CORNERS
+from models.keypoints import CORNERS, KINDS
 from nnet.detection.detector import Detector
 from nnet.detection.suppression import suppress
 from nnet.drawing.boxes import class_colour, draw_boxes, draw_detections
@@ -29,8 +29,8 @@ class Row(Picture):
             judged, regions = draw_evidence(shown, evidence, heatmaps.pop(evidence.keypoint), detector)
             pictures |= judged
         for name, heatmap in heatmaps.items():
-            kind = "corners" if name in CORNERS else "keypoints"
-            pictures[f"{name.replace('_', '-')} {kind}"] = draw_heatmap(shown.image, heatmap)
+            kind = " corners" if name in CORNERS else " keypoints" if name in KINDS else ""
+            pictures[f"{name.replace('_', '-')}{kind}"] = draw_heatmap(shown.image, heatmap)
         return in_a_row(pictures | regions)
 
 

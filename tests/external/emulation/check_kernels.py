@@ -68,6 +68,7 @@ def test_focal_loss(dtype, terms: tuple[float, ...]) -> None:
     for count in [*COUNTS, *([] if terms else [MANY])]:
         logits, target = losses.sample(count, positives=min(count, 3), seed=count, dtype=dtype)
         losses.check(focal_loss, logits, target, *terms)
+        losses.check_masked(focal_loss, logits, target, torch.arange(count) % 3 == 0, *terms)
         if 1 < count < MANY:
             for x, t in ((logits[1:], target[1:].clone()), (logits[1:].clone(), target[1:])):  # one is not aligned
                 losses.check(focal_loss, x, t, *terms)
