@@ -101,6 +101,6 @@ def boxes_from_cells(boxes: np.ndarray, placement: Placement, outside: float = 0
 def scores_on_image(scores: np.ndarray, placement: Placement, size: Size) -> np.ndarray:
     """Scores (h, w) of the cells of a canvas -> of the pixels of an image of size (H, W): (H, W) float32."""
     canvas = cv2.resize(scores, placement.canvas[::-1])
-    top, left = (round(b) for b in placement.border)
+    top, left = (max(0, round(b)) for b in placement.border)
     height, width = (max(1, round(n)) for n in placement.size)
     return cv2.resize(canvas[top : top + height, left : left + width], size[::-1])
