@@ -25,11 +25,11 @@ from models.hourglass import HourglassOptions
 FOLDER = Path(configs.__file__).parent
 # By name, since a user may keep other files in the folder.
 EXPERIMENTS = """
-    bccd coco2014 coco_tiny_ceiling coco_tiny_overfit toy toy_centernet toy_squeeze
+    bccd coco2014 coco_tiny_ceiling coco_tiny_overfit toy toy_centernet toy_squeeze toy_saccade
     cornernet_hg104 cornernet_hg104_multiscale cornernet_hg52 cornernet_hg52_multiscale
     cornernet_2018_hg104 cornernet_2018_hg104_multiscale cornernet_2018_hg52 cornernet_2018_hg52_multiscale
     cornernet_hg104_ablation cornernet_hg104_fixed_radius cornernet_hg104_no_penalty_reduction
-    cornernet_hg104_no_pooling fpn_corners hourglass_anchors cornernet_squeeze
+    cornernet_hg104_no_pooling fpn_corners hourglass_anchors cornernet_squeeze cornernet_saccade cornernet_saccade_hg104
     centernet_hg104 centernet_hg104_multiscale centernet_hg52 centernet_hg52_multiscale
     centernet_hg52_corners centernet_hg52_cascade centernet_hg52_regions centernet_hg52_regions_pooling
 """.split()
@@ -363,8 +363,8 @@ def test_an_inherited_option_that_the_new_kind_does_not_have_is_dropped(tmp_path
         ),
         (
             "model.detector=anchors model.pool_width=8",
-            "model.pool_width: unknown option; it is an option of model.detector=cornernet or centernet, not of "
-            "anchors",
+            "model.pool_width: unknown option; it is an option of model.detector=cornernet or centernet or saccade, "
+            "not of anchors",
         ),
         (
             "model.detector=anchors model.backbone.depth=18",
@@ -372,9 +372,10 @@ def test_an_inherited_option_that_the_new_kind_does_not_have_is_dropped(tmp_path
         ),
         (
             "model.detector=centernt",
-            "model.detector: expected one of cornernet, centernet, anchors, got 'centernt' (text); did you mean",
+            "model.detector: expected one of cornernet, centernet, anchors, saccade, got 'centernt' (text); did you "
+            "mean",
         ),
-        ("model.detector=", "model.detector: expected one of cornernet, centernet, anchors, got nothing"),
+        ("model.detector=", "model.detector: expected one of cornernet, centernet, anchors, saccade, got nothing"),
         ("model.backbone.name=[x]", "model.backbone.name: expected one of hourglass, resnet_fpn, got ['x'] (a list)"),
         (
             "model.backbone=hourglas",
@@ -518,7 +519,7 @@ def test_a_description_gives_explanation_type_range_and_default():
     assert all(len(line) <= 100 for line in text.splitlines())
     for part in (
         "# (a whole number, from 0 to 4294967295)\nseed: 0\n",
-        "  # (one of cornernet, centernet, anchors)\n  detector: centernet\n",
+        "  # (one of cornernet, centernet, anchors, saccade)\n  detector: centernet\n",
         "    # Number of hourglasses, one after the other.\n"
         "    # (a whole number, above 0; default: 2)\n    stacks: 1\n",
         "  # (a list of whole numbers, each 16 or more, 2 values)\n  input_size: [511, 511]\n",
