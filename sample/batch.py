@@ -75,7 +75,8 @@ def pack(samples: list[TrainingSample] | DataError) -> Packed | DataError:
     else:
         memory = torch.empty(end, dtype=torch.uint8).share_memory_()
         for array, first, size in zip([np.stack(images), *rest], firsts, sizes, strict=True):
-            memory[first : first + size] = torch.from_numpy(array).flatten().view(torch.uint8)
+            if size:
+                memory[first : first + size] = torch.from_numpy(array).flatten().view(torch.uint8)
     return Packed(memory, list(zip(types, shapes, firsts, strict=True)), unreadable)
 
 

@@ -20,7 +20,7 @@ def test_golden_crop_resize_mirror(golden, shared_data):
     expected = np.load(golden("augment.npz"))
     for n, (_, make) in enumerate(golden_crops(golden, shared_data)):
         rows = expected[f"{n}_resized_rows"]
-        image, boxes, labels, _ = make((511, rows.shape[1]))
+        image, boxes, labels, *_ = make((511, rows.shape[1]))
         assert np.array_equal(image[::73], rows)
         assert np.array_equal(boxes, expected[f"{n}_dets"][:, :4])
         assert np.array_equal(labels + 1, expected[f"{n}_dets"][:, 4])  # the golden's classes count from 1
@@ -37,7 +37,7 @@ def test_boxes_follow_the_pixels(input_size):
     image[40:110, 60:130] = 255
     seen = 0
     for _ in range(40):
-        shown, boxes, labels, _ = mirror(crop(Sample(image, box, np.array([3])), rng), rng)
+        shown, boxes, labels, *_ = mirror(crop(Sample(image, box, np.array([3])), rng), rng)
         assert shown.shape == (*input_size, 3) and shown.dtype == np.uint8
         rows, columns = np.nonzero(shown[:, :, 0] > 127)
         assert len(boxes) == len(labels) <= 1
@@ -70,11 +70,11 @@ def test_boxes_are_clipped_and_dropped():
     boxes = np.array([[0, 0, 64, 64], [10, 10, 10, 20], [63.5, 0, 64, 9], [5, 6, 7, 8]], float)
     labels = np.arange(4)
     for flip, expected in ((False, [[0, 0, 63, 63], [5, 6, 7, 8]]), (True, [[0, 0, 63, 63], [56, 6, 58, 8]])):
-        shown, kept, kept_labels, _ = Mirror(0.5).apply(Fit((64, 64)).apply(Sample(image, boxes, labels)), flip)
+        shown, kept, kept_labels, *_ = Mirror(0.5).apply(Fit((64, 64)).apply(Sample(image, boxes, labels)), flip)
         assert np.array_equal(kept, expected) and np.array_equal(kept_labels, [0, 3])
         assert np.array_equal(shown, image[:, ::-1] if flip else image)
     assert np.array_equal(boxes[0], [0, 0, 64, 64])  # the index's own rows are left alone
-    shown, kept, kept_labels, _ = Mirror(0.5).apply(Fit((32, 32)).apply(without_boxes(image)), True)
+    shown, kept, kept_labels, *_ = Mirror(0.5).apply(Fit((32, 32)).apply(without_boxes(image)), True)
     assert kept.shape == (0, 4) and kept_labels.shape == (0,)
 
 

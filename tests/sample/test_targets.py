@@ -71,7 +71,7 @@ def golden_objects(golden, shared_data, name):
     for n, file in enumerate(listed["files"]):
         i = where[file]
         sample = Sample(read_image(index.path(i)), *index.annotations(i))
-        image, some, their, _ = Fit((511, 511)).apply(sample)
+        image, some, their, *_ = Fit((511, 511)).apply(sample)
         assert np.array_equal(image.transpose(2, 0, 1)[:, ::64], expected["image_rows"][n])
         np.testing.assert_allclose(image.mean((0, 1)), expected["image_mean"][n], rtol=1e-5)
         boxes.append(torch.from_numpy(some))

@@ -196,7 +196,7 @@ def test_metrics_that_cannot_be_used_leave_their_row_blank(tmp_path, monkeypatch
 def test_choice_of_tables(tmp_path, monkeypatch, capsys):
     code, out, err = run(monkeypatch, capsys, tmp_path)
     assert (code, err) == (0, "") and out.count("### ") == len(DATA)
-    assert run(monkeypatch, capsys, tmp_path, "--table", "cornernet", "centernet")[1] == out
+    assert run(monkeypatch, capsys, tmp_path, "--table", "cornernet", "cornernet_lite", "centernet")[1] == out
     code, out, _ = run(monkeypatch, capsys, tmp_path, "--table", "centernet.table5", "--table", "centernet.table1")
     assert code == 0 and out.index("### Table 1") < out.index("### Table 5") and out.count("### ") == 2
     code, out, err = run(monkeypatch, capsys, tmp_path, "--table", "centernet.tabel4")
