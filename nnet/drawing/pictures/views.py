@@ -10,8 +10,9 @@ import numpy as np
 from nnet.detection.detector import Detector
 from nnet.drawing.boxes import class_colour, draw_boxes
 from nnet.drawing.images import WHITE, side_by_side
-from nnet.drawing.pictures.base import CYAN, GREEN, MAGENTA, ORANGE, SHOWN_SCORE, YELLOW, Picture, Shown, in_a_row
+from nnet.drawing.pictures.base import CYAN, GREEN, MAGENTA, ORANGE, YELLOW, Picture, Shown, in_a_row
 from nnet.families.base import View
+from nnet.families.options import SHOWN_SCORE
 from nnet.families.placement import to_canvas
 
 COLOURS = (ORANGE, CYAN, MAGENTA, YELLOW, GREEN)  # of the views by title, in the order in which titles occur
