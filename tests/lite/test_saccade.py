@@ -15,7 +15,7 @@ from models.backbones import feature_size
 from models.decode import decode_corners
 from models.keypoints import CORNERS, KeypointMaps
 from models.losses import stack_loss
-from models.saccade import SaccadeMaps, attention_loss
+from models.saccade import SaccadeMaps, SaccadeOptions, attention_loss
 from nnet.detection.suppression import suppress
 from nnet.families import build_family
 from nnet.families.base import Candidates
@@ -29,7 +29,7 @@ from sample.batch import collate
 from sample.colour import normalise
 from sample.dataset import Batch, TrainingSample
 from sample.geometry import clip_boxes
-from sample.saccade import LEAST_SHARE, SCALES, areas, attention_targets, cut_crop, resized_size, too_small
+from sample.saccade import LEAST_SHARE, SCALES, ZoomOptions, areas, attention_targets, cut_crop, resized_size, too_small
 from sample.targets import BatchObjects, Grid, penalty_spread
 from tests.lite.golden_files import colours, counts_in_float64, decode_cases, released_network, seed_of, tiny_index
 
@@ -433,3 +433,18 @@ def test_golden_inference(golden_lite, shared_data):
     figures = evaluate(index, results, [int(index.image_ids[where[file]]) for file in listed["files"]])
     stats = [-1 if value is None else value for value in figures.values()]
     assert stats == pytest.approx(listed["ap_stats"], abs=1e-12)
+
+
+def test_configs_are_the_recipe():
+    paper = configs.load(FOLDER / "cornernet_hg104.yaml")
+    assert CONFIG.model == SaccadeOptions() and CONFIG.data.input_size == (255, 255)
+    assert CONFIG.train == replace(paper.train, batch=(12, 12, 12, 12)) and CONFIG.loss == paper.loss
+    assert CONFIG.augment == replace(paper.augment, zoom=ZoomOptions())
+    assert CONFIG.penalty == replace(paper.penalty, overlap=0.5)
+    assert CONFIG.test.as_published and not CONFIG.test.stale_rows and not CONFIG.test.mirror
+    large, small, toy = (
+        configs.load(FOLDER / f"{name}.yaml") for name in ("cornernet_saccade_hg104", "toy_saccade", "toy")
+    )
+    assert large == replace(CONFIG, model=replace(CONFIG.model, backbone=paper.model.backbone))
+    assert (small.train, small.penalty, small.augment) == (toy.train, CONFIG.penalty, CONFIG.augment)
+    assert replace(small.test, as_published=True) == CONFIG.test
