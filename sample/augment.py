@@ -193,7 +193,8 @@ class AugmentOptions:
 
     def unused(self) -> dict[str, str]:
         """Options without effect beside these others, with the reason."""
-        return {} if self.crop else dict.fromkeys(("scales", "border"), "augment.crop is false")
+        reason = "augment.crop is false" if not self.crop else "augment.zoom is set" if self.zoom else None
+        return dict.fromkeys(("scales", "border"), reason) if reason else {}
 
     def __post_init__(self):
         if self.zoom and not self.crop:

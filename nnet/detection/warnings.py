@@ -44,11 +44,11 @@ class MemoryWatch:
 
     def __call__(self, height: int, width: int, images: int = 1) -> list[str]:
         """A line if `images` images of this size need much memory, and no smaller ones have been told of."""
-        options = self.detector.options
-        if options.resize == "fit" or height * width * images <= self.largest:
+        options, canvases = self.detector.options, self.detector.canvas_sizes(height, width)
+        if not canvases or height * width * images <= self.largest:
             return []
         self.largest = height * width * images
-        canvas = max(self.detector.canvas_sizes(height, width))
+        canvas = max(canvases)
         need = network_memory(self.detector, canvas, images * (2 if options.mirror else 1))
         free = free_memory(self.detector.device)
         if need <= SHARE * free:

@@ -12,6 +12,7 @@ from models.losses import LossOptions
 from nnet.families.base import Candidates, Family, View, candidates_from_cells, to_host
 from nnet.families.cornernet import CENTER_OPTIONS
 from nnet.families.options import DetectionOptions
+from nnet.families.saccade.options import SACCADE_OPTIONS
 from sample.dataset import Batch
 from sample.targets import PenaltyOptions
 
@@ -29,7 +30,8 @@ class Anchors(Family):
 
     @classmethod
     def unread(cls, model: AnchorOptions) -> tuple[str, ...]:
-        return ("penalty", "loss", "test.corners", "test.nms_kernel", "test.embedding_distance", *CENTER_OPTIONS)
+        corners = ("corners", "nms_kernel", "embedding_distance", "edge_pairs")
+        return ("penalty", "loss", *(f"test.{name}" for name in corners), *CENTER_OPTIONS, *SACCADE_OPTIONS)
 
     def loss(
         self,

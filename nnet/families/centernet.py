@@ -15,6 +15,7 @@ from nnet.families.base import REJECTED, Candidates, Evidence, Points, View
 from nnet.families.cornernet import CornerNet, find_points
 from nnet.families.ground_truth import MAPS
 from nnet.families.options import DetectionOptions
+from nnet.families.saccade.options import SACCADE_OPTIONS
 from sample.targets import PenaltyOptions
 
 Regions = Callable[[np.ndarray], np.ndarray]
@@ -42,7 +43,7 @@ class CenterNet(CornerNet):
 
     @classmethod
     def unread(cls, model: CenterNetOptions) -> tuple[str, ...]:
-        return ("test.score_threshold",) if model.center_keypoints else super().unread(model)
+        return ("test.score_threshold", *SACCADE_OPTIONS) if model.center_keypoints else super().unread(model)
 
     def propose(self, views: Iterator[View], options: DetectionOptions) -> Candidates:
         if not self.tested:

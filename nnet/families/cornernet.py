@@ -17,6 +17,7 @@ from nnet.families.base import REJECTED, Candidates, Family, Points, View, candi
 from nnet.families.ground_truth import MAPS, true_maps
 from nnet.families.options import DetectionOptions
 from nnet.families.placement import Placement, from_cells, to_canvas
+from nnet.families.saccade.options import SACCADE_OPTIONS
 from sample.dataset import Batch
 from sample.targets import BatchObjects, Grid, KeypointTargets, PenaltyOptions, box_targets
 
@@ -74,7 +75,7 @@ class CornerNet(Family):
     @classmethod
     def unread(cls, model: CornerNetOptions) -> tuple[str, ...]:
         divisor = () if "center" in model.extra_keypoints else ("penalty.center_divisor",)
-        return ("test.score_threshold", *CENTER_OPTIONS, *divisor)
+        return ("test.score_threshold", *CENTER_OPTIONS, *divisor, *SACCADE_OPTIONS)
 
     def heatmaps(self, maps: Predictions) -> dict[str, Tensor]:
         return {name: m.heatmap for name, m in maps.items()}

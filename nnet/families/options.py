@@ -92,6 +92,7 @@ class DetectionOptions:
     def unused(self) -> dict[str, str]:
         """Options without effect beside these others, with the reason."""
         found = {} if self.merge else {"merge_exponent": "test.merge is false"}
+        found |= {} if self.as_published else {"stale_rows": "test.as_published is false"}
         other = "nms_overlap" if self.nms == "gaussian" else "nms_sigma"
         return found | {other: f"test.nms is {self.nms}"}
 
