@@ -16,6 +16,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from sample.colour import ColourDraw, draw_colour
 from sample.geometry import Size, clip_boxes, fit_image, mirror, place, resize_window
 
+Scale = Annotated[PositiveFloat, Field(json_schema_extra={"most": 16})]
 Unit = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -137,7 +138,7 @@ class AugmentOptions:
 
     crop: bool = True
     """Random square crop. false: the whole image, padded to the input's proportions and resized."""
-    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = field(
+    scales: Annotated[tuple[Scale, ...], Field(min_length=1)] = field(
         # Computed as in the released code: 1.0 comes out just below 1, so that crop has 510 of 511 pixels.
         default_factory=lambda: tuple(np.arange(0.6, 1.4, 0.1).tolist())
     )
