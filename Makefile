@@ -16,7 +16,7 @@ ENVIRONMENT := $(VENV)/environment-$(choice)
 BUILD := $(VENV)/build-$(choice)
 SOURCES := setup.py pyproject.toml $(wildcard external/soft_nms/*.c external/*/build.py external/*.h external/*/csrc/*)
 
-.PHONY: demo test build lint sanitize gpu clean
+.PHONY: demo test fuzz build lint sanitize gpu clean
 
 # Draws the toy data, trains a small CornerNet on it, evaluates it and draws its detections. Resumes an interrupted run.
 demo: build
@@ -28,6 +28,14 @@ demo: build
 # Two processes, each with whole files: many tests wait for the programs that they start
 test: build
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Random hostile input (tests/fuzz): CASES of each of five areas, in the order of their numbers from FIRST on
+CASES ?= 12000
+FIRST ?= 0
+fuzz: build
+	mkdir -p build
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.fuzz --cases $(CASES) --first $(FIRST) 2> build/fuzz.log || \
+	    { grep -v -e JPEG -e libpng build/fuzz.log; exit 1; }
 
 lint: build
 	$(BIN)/ruff check .

@@ -137,7 +137,7 @@ class Records:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.lines = open(folder / "detections.jsonl", "w", encoding="utf-8")
+        self.lines = open(folder / "detections.jsonl", "w", encoding="utf-8", errors="backslashreplace")
         self.results: list[dict[str, Any]] = []
         self.images = 0
 

@@ -20,11 +20,13 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before PyTorch is loaded, see nnet/runtime/threads.py
 
+import cv2
 import torch
 
 import configs
 from db import (
     AnnotationIndex,
+    UnreadableImage,
     evaluate,
     false_discovery,
     load_split,
@@ -89,10 +91,19 @@ def test(config: configs.Config, args: argparse.Namespace, output: Path, group: 
         metrics["config"] = configs.to_dict(config)
         (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     # Last, since the results matter more than the pictures
+    missing = []
     for i, found in outcome.to_draw:
-        draw(index, i, found, detector, other, args, config, output / "pictures")
+        try:
+            draw(index, i, found, detector, other, args, config, output / "pictures")
+        except (UnreadableImage, OSError, cv2.error) as error:
+            missing.append(f"no picture of {index.path(i)}: {error}")
+    missing = group.gather(missing)
     if group.first:
+        for message in missing:
+            print(message, file=sys.stderr)
         report(results, unreadable, len(index), output)
+        if missing:
+            raise RunError(f"{len(missing)} images could not be drawn ({missing[0]}); results and figures are complete")
     return 0
 
 

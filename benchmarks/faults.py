@@ -103,7 +103,7 @@ def rows(folder: Path) -> list[dict]:
 def partial(folder: Path) -> set[tuple[str, int]]:
     """The unfinished checkpoint files in the folder of a run: their names and inodes."""
     found = set()
-    for path in folder.glob(".[0-9]*.pt.partial"):
+    for path in folder.glob(".[0-9]*.pt.*.partial"):
         with suppress(FileNotFoundError):  # it was finished in the meantime
             found.add((path.name, path.stat().st_ino))
     return found

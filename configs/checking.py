@@ -21,11 +21,13 @@ from configs.declarations import (
     tag_of,
     type_words,
 )
-from configs.reading import ConfigError, FreshSection, Origins, value_words
+from configs.reading import ConfigError, FreshSection, Origins, repr_of, shortened, value_words
 from configs.schema import Config
 
 # YAML 1.1 as PyYAML reads it takes 1e-3 and 2.5e-4 for text. Options that are numbers accept such text.
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+LARGEST_WHOLE = 2**53  # larger whole numbers are not exact as float64
 
 RENAMED = {
     **{f"train.{name}": f"runtime.{name}" for name in ("device", "threads", "tf32", "collective_timeout")},
@@ -110,12 +112,16 @@ class Checker:
     def value(self, option: Option, value: Any, key: str) -> Any:
         """A value of the option's type and range."""
         prepared = prepare(option.schema, value)
+        for number in prepared if isinstance(prepared, tuple) else [prepared]:
+            if isinstance(number, int) and abs(number) >= LARGEST_WHOLE:
+                self.fail(key, f"expected a number below 2**53, got {shortened(repr_of(number))}")
         try:
-            return option.adapter.validate_python(prepared)
+            self.limit(option.schema, checked := option.adapter.validate_python(prepared), key)
+            return checked
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
         kind, place, schema = first["type"], first["loc"], option.schema
-        shown = list(prepared) if isinstance(prepared, tuple) else prepared
+        shown = shortened(repr_of(list(prepared) if isinstance(prepared, tuple) else prepared))
         if kind in ("too_short", "too_long", "missing"):
             self.fail(key, f"expected {count_words(schema)}, got {shown}")
         if place and isinstance(place[0], int) and schema.get("type") == "array":
@@ -126,12 +132,23 @@ class Checker:
         if kind == "literal_error":
             self.not_among(item, choices(schema), first["input"])
         if kind == "finite_number":
-            self.fail(item, f"expected a finite number, got {first['input']}")
+            self.fail(item, f"expected a finite number, got {shortened(str(first['input']))}")
         if kind.startswith(("greater_than", "less_than")):
             self.fail(key, f"must be {range_words(schema)}, got {shown}")
         if kind.endswith("_type"):
             self.fail(item, f"expected {type_words(schema)}, got {value_words(first['input'])}")
         self.fail(item, f"{first['msg'][:1].lower()}{first['msg'][1:]}, got {value_words(first['input'])}")
+
+    def limit(self, schema: dict[str, Any], value: Any, key: str) -> None:
+        """Refuse numbers that are in range, and mistakes for sure: `most` and `least` of the option's declaration."""
+        if isinstance(value, tuple):
+            parts = schema.get("prefixItems", [schema.get("items", {})] * len(value))
+            for part, item in zip(parts, value, strict=True):
+                self.limit(part, item, key)
+        elif "most" in schema and value > schema["most"]:
+            self.fail(key, f"must be at most {schema['most']}, got {value}")
+        elif "least" in schema and value < schema["least"]:
+            self.fail(key, f"must be at least {schema['least']}, got {value}")
 
     def not_among(self, key: str, names: list[Any], value: Any, where: str = "") -> NoReturn:
         """A value that is none of those that the option may have. where: when these are the ones."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError
+from .files import read_bytes
 from .index import AnnotationIndex
 from .segmentations import add_boxes, lacks_boxes
 
@@ -87,8 +88,7 @@ def read_json(path: PathLike) -> dict:
     collecting = gc.isenabled()
     gc.disable()  # millions of small objects and no cycles: the collector would take as long as the parsing
     try:
-        with open(path, "rb") as file:
-            text = file.read()
+        text = read_bytes(path)
         try:
             content = json.loads(POLYGONS.sub(b'"segmentation":null', text))
             if lacks_boxes(content):
@@ -107,7 +107,9 @@ def read_json(path: PathLike) -> dict:
             f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}. "
             f"Is the file cut short, or not an annotation file?{other_format(path)}"
         ) from None
-    except (UnicodeDecodeError, RecursionError) as error:
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:  # not text; a number of thousands of digits; nested too deeply
         raise DataError(
             f"{path}: not JSON ({error}). Give the annotation file, not an archive or image.{other_format(path)}"
         ) from None
@@ -126,7 +128,7 @@ def other_format(path: PathLike) -> str:
     """Which command converts a file or folder that is not COCO's, as the end of a message. Empty if unknown."""
     path = Path(path)
     endings = {path.suffix.lower()}
-    if path.is_dir():
+    if os.path.isdir(path):
         endings = {os.path.splitext(name)[1].lower() for name in _list_folder(os.fspath(path))}
     for ending, command, what in (
         (".xml", "voc FOLDER", "Pascal VOC's XML files"),

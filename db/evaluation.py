@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 
@@ -24,7 +25,7 @@ class Evaluation(dict):
     in JSON.
 
     Attributes:
-        per_class: AP of each category by name; None for categories without an object.
+        per_class: AP of each category by name (see unique_names); None for categories without an object.
         by_iou: AP at each IoU threshold (keys rounded to 6 decimals).
         table: pycocotools' summary as text, 12 lines.
     """
@@ -67,12 +68,19 @@ def evaluate(
 
     # precision: (IoU thresholds, recalls, categories, areas, numbers of detections); all areas, 100 detections
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    names = dict(zip(index.category_ids, index.category_names, strict=True))
+    names = unique_names(index)
     figures = Evaluation(zip(FIGURES, map(_or_none, evaluation.stats), strict=True))
     figures.per_class = {names[c]: _mean(precision[:, :, k]) for k, c in enumerate(evaluation.params.catIds)}
     figures.by_iou = {round(float(t), 6): _mean(precision[k]) for k, t in enumerate(evaluation.params.iouThrs)}
     figures.table = table.getvalue().rstrip("\n")
     return figures
+
+
+def unique_names(index: AnnotationIndex) -> dict[int, str]:
+    """Names of the categories by id. Where several have one name, their ids are added."""
+    count = Counter(index.category_names)
+    pairs = zip(index.category_ids, index.category_names, strict=True)
+    return {i: name if count[name] == 1 else f"{name} (id {i})" for i, name in pairs}
 
 
 def false_discovery(

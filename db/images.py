@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import cv2
 import numpy as np
+from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from .errors import DataError
+from .files import read_bytes
+
+# Readers of an image's header, by the first bytes of its file
+HEADERS = {
+    b"\xff\xd8": JpegImagePlugin.JpegImageFile,
+    b"\x89PNG": PngImagePlugin.PngImageFile,
+    b"BM": BmpImagePlugin.BmpImageFile,
+    b"GIF8": GifImagePlugin.GifImageFile,
+    b"RIFF": WebPImagePlugin.WebPImageFile,
+    b"II": TiffImagePlugin.TiffImageFile,
+    b"MM": TiffImagePlugin.TiffImageFile,
+}
+LARGE = 2**24  # pixels: below this, an image is decoded whatever its header says
+PIXELS_PER_BYTE = 10_000  # more than any format stores: PNG reaches 8,256 with one bit per pixel
+MOST_BYTES = 2**31 - 1  # of an image file: OpenCV counts them in 32 bits
 
 
 class UnreadableImage(DataError):
@@ -28,20 +45,18 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> 
         size: the (height, width) that the image must have; None accepts any.
 
     Raises:
-        UnreadableImage: the file is missing, truncated or not an image, or the image has another size.
+        UnreadableImage: the file is missing, truncated, no regular file or not an image, or the image has another size.
+        MemoryError: there is not enough memory to decode it.
     """
     path = os.fspath(path)
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = read_bytes(path, MOST_BYTES)
     except OSError as error:
         raise UnreadableImage(path, error.strerror or str(error)) from None
-    try:
-        image = decode(data) if data else None
-    except cv2.error:  # for example, more pixels than OpenCV's limit
-        image = None
     if not data:
         raise UnreadableImage(path, "the file is empty")
+    _check_header(path, data, size)
+    image = decode(data)
     if _is_truncated(data):
         raise UnreadableImage(path, "the file is cut short")
     if image is not None and size is not None and image.shape[:2] != tuple(size):
@@ -51,21 +66,26 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> 
     if image is None:
         raise UnreadableImage(path, "not an image that OpenCV can decode")
     if size is not None and image.shape[:2] != tuple(size):
-        found, expected = image.shape[:2], tuple(size)
-        raise UnreadableImage(
-            path, f"is {found[1]}x{found[0]} pixels, where its annotations say {expected[1]}x{expected[0]}"
-        )
+        raise UnreadableImage(path, _another_size(image.shape[:2], size))
     return image
 
 
 def decode(data: bytes, flags: int = 0) -> np.ndarray | None:
-    """An encoded image as uint8 (H, W, 3), BGR, or None. flags: of cv2.imdecode, beside those for colour."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | flags)
-    if image is None or image.dtype == np.uint8:
-        return image
-    if image.dtype == np.uint16:
-        return to_8_bits(image)
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | flags)  # as OpenCV converts it
+    """An encoded image as uint8 (H, W, 3), BGR, or None if OpenCV cannot decode it. Raises MemoryError.
+
+    flags: of cv2.imdecode, beside those for colour.
+    """
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | flags)
+        if image is None or image.dtype == np.uint8:
+            return image
+        if image.dtype == np.uint16:
+            return to_8_bits(image)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | flags)  # as OpenCV converts it
+    except cv2.error as error:  # for example, more pixels than OpenCV's limit
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(f"decoding an image: {error.err}") from None
+        return None
 
 
 def to_8_bits(image: np.ndarray) -> np.ndarray:
@@ -75,6 +95,37 @@ def to_8_bits(image: np.ndarray) -> np.ndarray:
     """
     bits = max(8, int(image.max(initial=0)).bit_length())
     return (image >> (bits + bits % 2 - 8)).astype(np.uint8)
+
+
+def _check_header(path: str, data: bytes, size: tuple[int, int] | None) -> None:
+    """Raise UnreadableImage where decoding a large image would be in vain. Its memory is not needed for that.
+
+    That is an image of another size than the annotated one, in both orientations (of the stored image and of the one
+    turned by its EXIF tag), and one that declares more pixels than its file can hold.
+    """
+    found = header_size(data)
+    if found is None or found[0] * found[1] < LARGE:
+        return
+    if size is not None and tuple(size) not in (found, found[::-1]):
+        raise UnreadableImage(path, _another_size(found, size))
+    if found[0] * found[1] > PIXELS_PER_BYTE * len(data):
+        raise UnreadableImage(path, f"declares {found[1]}x{found[0]} pixels in a file of {len(data):,} bytes")
+
+
+def header_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) that the header of an image file declares. None for a header that cannot be read."""
+    reader = next((reader for start, reader in HEADERS.items() if data.startswith(start)), None)
+    if reader is None:
+        return None
+    try:
+        with reader(io.BytesIO(data)) as image:
+            return image.height, image.width
+    except Exception:  # Pillow raises many kinds for damaged files; OpenCV decides what is readable
+        return None
+
+
+def _another_size(found: tuple[int, int], size: tuple[int, int]) -> str:
+    return f"is {found[1]}x{found[0]} pixels, where its annotations say {size[1]}x{size[0]}"
 
 
 def _is_truncated(data: bytes) -> bool:

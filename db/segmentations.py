@@ -29,7 +29,7 @@ def add_boxes(path: str | os.PathLike, content: dict) -> None:
         if isinstance(entry, dict) and entry.get("bbox") is None and "segmentation" in entry:
             try:
                 entry["bbox"] = box_of(entry["segmentation"])
-            except (ValueError, TypeError, KeyError, IndexError) as error:
+            except Exception as error:  # pycocotools raises many kinds
                 raise DataError(
                     f"{path}: annotations[{i}] has no bbox, and its segmentation is neither polygons nor a run-length "
                     f"encoding ({type(error).__name__}: {error}). Add a bbox, or remove the annotation."

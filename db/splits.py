@@ -12,6 +12,7 @@ from .errors import DataError
 from .formats import READERS
 from .index import AnnotationIndex
 
+Side = Annotated[int, Field(ge=16, json_schema_extra={"most": 16_384})]  # pixels
 Paths = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
@@ -35,7 +36,7 @@ class DataOptions:
     """Folder of the data. Relative paths start at the working directory."""
     format: str = "coco"
     """Format of the annotation files: a name in db/formats.py."""
-    input_size: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] = (511, 511)
+    input_size: tuple[Side, Side] = (511, 511)
     """[height, width] of the training images in pixels."""
     train: Split = field(default_factory=lambda: Split(("train2017",), ("annotations/instances_train2017.json",)))
     """Split to train on."""

@@ -11,10 +11,13 @@ as RuntimeError.
 
 import warnings
 from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 REBUILD = "build it with `pip install --no-build-isolation -e .` in the repository's root"
 
@@ -34,9 +37,58 @@ def define_operators(namespace: str, operators: Iterable[Operator]) -> None:
     for schema, stock, fake, setup, gradient in operators:
         name = f"{namespace}::{schema.split('(')[0]}"
         torch.library.define(name, schema[schema.index("(") :], tags=(torch.Tag.pt2_compliant_tag,))
-        torch.library.impl(name, "default", stock)
+        torch.library.impl(name, "default", _for_strided(name, stock))
         torch.library.register_fake(name, fake)
-        torch.library.register_autograd(name, gradient, setup_context=setup)
+        torch.library.register_autograd(name, _in_reverse(name, gradient), setup_context=setup)
+
+
+def check_tensor(x: Tensor, what: str) -> None:
+    """Raise TypeError unless the tensor is strided, and NotImplementedError under forward-mode differentiation.
+
+    Without the checks, PyTorch crashes on some combinations of layouts, and takes a tangent of 0 for an operator
+    without forward-mode derivative.
+
+    what: the name of the computation, for messages.
+    """
+    if x.layout != torch.strided:
+        raise TypeError(f"{what} expects strided tensors, got layout {x.layout}: convert it with to_dense()")
+    if forward_ad._current_level < 0:
+        return
+    while x is not None:
+        if forward_ad.unpack_dual(x).tangent is not None:
+            raise NotImplementedError(
+                f"{what} has no forward-mode derivative (torch.func.jvp, jacfwd, hessian): use reverse mode "
+                "(torch.func.vjp, jacrev)"
+            )
+        # The dual tensor may lie within the wrappers of other transforms.
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)
+        x = torch._C._functorch.get_unwrapped(x) if wrapped else None
+
+
+def _for_strided(name: str, stock: Callable) -> Callable:
+    """The stock implementation, which is also reached by tensors of other layouts."""
+
+    @wraps(stock)
+    def checked(*arguments: Any) -> Any:
+        for argument in arguments:
+            if isinstance(argument, Tensor) and argument.layout != torch.strided:
+                raise TypeError(f"{name} expects strided tensors, got layout {argument.layout}")
+        return stock(*arguments)
+
+    return checked
+
+
+def _in_reverse(name: str, gradient: Callable) -> Callable:
+    """The gradient, which refuses upstream gradients under forward-mode differentiation."""
+
+    @wraps(gradient)
+    def checked(ctx: Any, *upstream: Any) -> Any:
+        for grad in upstream:
+            if isinstance(grad, Tensor):
+                check_tensor(grad, name)
+        return gradient(ctx, *upstream)
+
+    return checked
 
 
 def load_kernels(folder: Path, what: str) -> tuple[str, ...]:

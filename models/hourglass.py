@@ -36,21 +36,24 @@ UPSAMPLINGS: dict[str, Callable[[int], nn.Module]] = {  # upsampling(width)
 }
 
 
+Width = Annotated[PositiveInt, Field(json_schema_extra={"most": 16_384})]
+
+
 @dataclass(frozen=True)
 class HourglassOptions:
     """Stacked hourglasses. The defaults are Hourglass-104; one stack of it is Hourglass-52."""
 
     name: Literal["hourglass"] = "hourglass"
     """The backbone. hourglass: CornerNet's. resnet_fpn: a feature pyramid on torchvision's ResNet."""
-    stacks: PositiveInt = 2
+    stacks: Annotated[PositiveInt, Field(json_schema_extra={"most": 16})] = 2
     """Number of hourglasses, one after the other."""
     stride: Literal[4, 8] = 4
     """Pixels of the image per cell of the features: the stem has one residual block of stride 2, or two."""
-    stem_width: PositiveInt = 128
+    stem_width: Width = 128
     """Channels of the stem's 7x7 convolution."""
-    widths: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] = (256, 256, 384, 384, 384, 512)
+    widths: Annotated[tuple[Width, ...], Field(min_length=2)] = (256, 256, 384, 384, 384, 512)
     """Channels of the features at each level, the outer one first."""
-    blocks: tuple[PositiveInt, ...] = (2, 2, 2, 2, 2, 4)
+    blocks: tuple[Annotated[PositiveInt, Field(json_schema_extra={"most": 100})], ...] = (2, 2, 2, 2, 2, 4)
     """Number of blocks at each level of widths."""
     block: Literal[tuple(BLOCKS)] = "residual"
     """Block of the hourglasses: a name in models.hourglass.BLOCKS."""

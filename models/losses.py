@@ -7,11 +7,14 @@ from typing import NamedTuple, Protocol
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from external.focal_loss import focal_loss
 from models.keypoints import Predictions
 
+EVERY = slice(None)
+PAIRS_AT_ONCE = 2**22  # of objects, in the push loss: bounds its memory to about 150 MB
 EPS = 1e-4  # as released: the clamp of the scores, and the term added to the counts of objects
 
 
@@ -77,17 +80,59 @@ def embedding_loss(
         image_index: (N,) image of each object.
     """
     mean = (top_left + bottom_right) / 2
-    together = image_index[:, None] == image_index[None, :]  # (N, N): in the same image
     # Number of objects in the image of each object, (N,). Of PyTorch's default type: float32 even for float64 maps, as
     # released. bincount would make the host wait for its result.
-    count = together.sum(1, dtype=torch.get_default_dtype())
+    ordered = image_index.sort().values
+    first, after = (torch.searchsorted(ordered, image_index, right=right) for right in (False, True))
+    count = (after - first).to(torch.get_default_dtype())
     pull = (((top_left - mean) ** 2 + (bottom_right - mean) ** 2) / (count + EPS)).sum()
+    if len(mean) ** 2 <= PAIRS_AT_ONCE:
+        return pull, push_of(mean, image_index, count, margin)
+    return pull, PushInParts.apply(mean, image_index, count, margin)
 
-    distance = (mean[:, None] - mean[None, :]).abs()  # (N, N)
-    pair = F.relu(margin - distance) - 1 / (count + EPS)[:, None]
-    pair = pair / ((count - 1) * count + EPS)[:, None]
-    push = torch.where(together, pair, 0).sum()
-    return pull, push
+
+class PushInParts(torch.autograd.Function):
+    """`push_of` all objects, in parts of at most PAIRS_AT_ONCE pairs (or one object).
+
+    The pairs of a part are computed again in the backward pass, so that none are kept. Equal up to rounding.
+    """
+
+    @staticmethod
+    def forward(ctx, mean: Tensor, image_index: Tensor, count: Tensor, margin: float) -> Tensor:
+        ctx.save_for_backward(mean, image_index, count)
+        ctx.margin = margin
+        total = mean.new_zeros(())
+        for part in PushInParts.parts(len(mean)):
+            total += push_of(mean, image_index, count, margin, part)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        mean, image_index, count = ctx.saved_tensors
+        total = torch.zeros_like(mean)
+        for part in PushInParts.parts(len(mean)):
+            with torch.enable_grad():
+                own = mean.detach().requires_grad_()
+                total += torch.autograd.grad(push_of(own, image_index, count, ctx.margin, part), own)[0]
+        return grad * total, None, None, None
+
+    @staticmethod
+    def parts(objects: int) -> list[slice]:
+        rows = max(1, PAIRS_AT_ONCE // objects)
+        return [slice(first, first + rows) for first in range(0, objects, rows)]
+
+
+def push_of(mean: Tensor, image_index: Tensor, count: Tensor, margin: float, part: slice = EVERY) -> Tensor:
+    """The push loss of the pairs whose first object is in `part`, n of the N objects.
+
+    mean: (N,) mean embeddings. count: (N,) number of objects in the image of each object.
+    """
+    together = image_index[part, None] == image_index[None, :]  # (n, N): in the same image
+    distance = (mean[part, None] - mean[None, :]).abs()  # (n, N)
+    pair = F.relu(margin - distance) - 1 / (count[part] + EPS)[:, None]
+    pair = pair / ((count[part] - 1) * count[part] + EPS)[:, None]
+    return torch.where(together, pair, 0).sum()
 
 
 def at_cells(maps: Tensor, image_index: Tensor, cells: Tensor) -> Tensor:

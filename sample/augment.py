@@ -17,6 +17,7 @@ from sample.colour import ColourDraw, draw_colour
 from sample.geometry import Size, clip_boxes, fit_image, mirror, place, resize_window
 from sample.saccade import LEAST_SHARE, ZoomedCrop, ZoomOptions, areas, cut_crop, draw_crop, scale_boxes, too_small
 
+Scale = Annotated[PositiveFloat, Field(json_schema_extra={"most": 16})]
 Unit = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -175,7 +176,7 @@ class AugmentOptions:
     zoom: ZoomOptions | None = None
     """Crops in which one of the objects has a random size (CornerNet-Saccade), in place of crops of `scales` and
     `border`. Objects that are small, or half outside, are ignored. null: crops of `scales` and `border`."""
-    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = field(
+    scales: Annotated[tuple[Scale, ...], Field(min_length=1)] = field(
         # Computed as in the released code: 1.0 comes out just below 1, so that crop has 510 of 511 pixels.
         default_factory=lambda: tuple(np.arange(0.6, 1.4, 0.1).tolist())
     )

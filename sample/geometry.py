@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 Size = tuple[int, int]  # height, width
+WINDOW = 2**27  # pixels: larger windows are not made (400 MB)
 
 
 class Window(NamedTuple):
@@ -58,7 +59,39 @@ def fit_image(image: np.ndarray, input_size: Size) -> tuple[np.ndarray, Window]:
         max(height, math.ceil(width * input_size[0] / input_size[1])),
         max(width, math.ceil(height * input_size[1] / input_size[0])),
     )
+    if window[0] * window[1] > WINDOW:
+        return fit_long_image(image, window, input_size)
     return resize_window(*place(image, width // 2, height // 2, window), input_size)
+
+
+def fit_long_image(image: np.ndarray, window: Size, input_size: Size) -> tuple[np.ndarray, Window]:
+    """As `fit_image`, for a window (height, width) that is not made: one of a 1x60000 image would take 10 GB.
+
+    Equal up to rounding. The window differs from the image along one axis only. The longer one is resized first.
+    """
+    shift = [side // 2 - length // 2 for side, length in zip(window, image.shape, strict=False)]
+    lies = Window(shift[1], shift[0], input_size[1] / window[1], input_size[0] / window[0])
+    pixels = image
+    for axis in sorted((0, 1), key=lambda axis: -image.shape[axis]):
+        pixels = resize_axis(pixels, axis, shift[axis], window[axis], input_size[axis])
+    return np.rint(pixels).astype(np.uint8), lies
+
+
+def resize_axis(image: np.ndarray, axis: int, shift: int, length: int, size: int) -> np.ndarray:
+    """Resize `length` pixels along an axis to `size`, bilinearly. The image lies `shift` pixels in, beside zeros.
+
+    Pixel i of the result is at (i + 0.5) * length / size - 0.5, as in OpenCV. The last of an odd number of pixels is
+    zero, as in `place`.
+    """
+    at = np.clip((np.arange(size) + 0.5) * (length / size) - 0.5, 0, length - 1)
+    first = np.floor(at).astype(np.int64)
+    result = 0.0
+    for cell, weight in ((first, 1 - (at - first)), (first + 1, at - first)):
+        cell = cell - shift
+        weight = weight * ((cell >= 0) & (cell < min(image.shape[axis], length // 2 * 2 - shift)))
+        taken = image.take(cell.clip(0, image.shape[axis] - 1), axis).astype(np.float32)
+        result = result + taken * np.expand_dims(weight.astype(np.float32), tuple({0, 1, 2} - {axis}))
+    return result
 
 
 def clip_boxes(boxes: np.ndarray, labels: np.ndarray, input_size: Size) -> tuple[np.ndarray, np.ndarray]:

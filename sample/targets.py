@@ -32,12 +32,12 @@ class PenaltyOptions:
     one-hot heatmaps."""
     overlap: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """kind object: smallest IoU with the ground-truth box of a pair of corners within the radius."""
-    radius: NonNegativeFloat = 2.5
+    radius: Annotated[NonNegativeFloat, Field(json_schema_extra={"most": 1_000_000})] = 2.5
     """kind fixed: the radius in heatmap cells."""
     rule: Literal["cornernet", "centernet"] = "cornernet"
     """kind object: which released formula gives the radius. cornernet: CornerNet's since March 2019, according to the
     paper. centernet: that of CornerNet's first release (August 2018), which CenterNet's release has kept."""
-    center_divisor: PositiveFloat = 5.0
+    center_divisor: Annotated[PositiveFloat, Field(json_schema_extra={"most": 1000})] = 5.0
     """A center's Gaussian has sigma = (2 radius + 1) / center_divisor. A corner's has 6 in its place."""
 
     def unused(self) -> dict[str, str]:
@@ -168,7 +168,8 @@ def penalty_spread(boxes: Tensor, input_size: Size, output_size: Size, penalty: 
         return Spread(cut, cut.double(), limit)
     radius = {"fixed": penalty.radius, "none": 0.0}[penalty.kind]
     radii = torch.full_like(boxes[:, 0], radius)
-    return Spread(radii.long(), radii, int(radius))
+    limit = min(int(radius), max(output_size))  # a wider window reaches no further cell
+    return Spread(radii.long().clamp(max=limit), radii, limit)
 
 
 @lru_cache

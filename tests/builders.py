@@ -111,6 +111,21 @@ def save_detector(path: Path, config: configs.Config, categories: list[list], se
     checkpoint.save(path, state)
 
 
+def run_state(iteration: int, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """What a checkpoint of a run holds, as little as there can be."""
+    zero, random = torch.zeros(()), {"cpu": torch.get_rng_state()}
+    return {
+        "iteration": iteration,
+        "model": dict(weights),
+        "optimizer": {"state": {}, "param_groups": [{"params": [0]}]},
+        "scaler": {},
+        "window": {"steps": 0, "terms": zero, "norm": zero},
+        "random": random,
+        "config": {},
+        "categories": [[1], ["thing"]],
+    }
+
+
 class CommandWhenUnpickled:
     """An object whose unpickling runs a command, which makes a file `ran` in a folder."""
 

@@ -528,3 +528,19 @@ def test_a_diverged_run_ends_and_keeps_the_last_good_state(config, capsys, tmp_p
     overrides = ["train.lr=1e30", "train.snapshot_every=1", "train.log_every=1", "train.validate_every=0"]
     line = refused(capsys, train_script.main, config, *overrides, "--output", tmp_path / "r", code=1)
     assert "focal, pull, push, offset not finite, on" in line and "train.lr" in line and ".jpg" in line
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_the_others(config, run, tmp_path, monkeypatch, capsys):
+    """Nor the figures. Too wide an image, for example, cannot be written as JPEG."""
+    write, calls = test_script.write_image, []
+
+    def fail_once(path, image):
+        calls.append(path)
+        write(path, np.zeros((1, 70_000, 3), np.uint8) if len(calls) == 1 else image)
+
+    monkeypatch.setattr(test_script, "write_image", fail_once)
+    arguments = ["--checkpoint", run / "last.pt", "--output", tmp_path / "e", "--draw", "3"]
+    line = refused(capsys, test_script.main, config, *arguments, code=1)
+    assert "1 images could not be drawn" in line and "results and figures are complete" in line
+    assert len(calls) == 3 and len(list((tmp_path / "e" / "pictures").iterdir())) == 2
+    assert (tmp_path / "e" / "metrics.json").exists()

@@ -21,9 +21,10 @@ import nnet.training.metrics
 import test as test_script
 from nnet.families.cornernet import CornerNet
 from nnet.runtime import checkpoint
-from nnet.training.snapshots import STATE, Snapshots
+from nnet.runtime.files import partial_of
+from nnet.training.snapshots import Snapshots
 from nnet.training.trainer import Trainer
-from tests.builders import changed_toy
+from tests.builders import changed_toy, run_state
 from tests.processes import (
     SECONDS,
     children,
@@ -126,8 +127,7 @@ def test_killed_again_and_again(config, run, tmp_path, start):
 
 
 def state(iteration):
-    weights = {"w": torch.full((50_000,), float(iteration))}
-    return dict.fromkeys(STATE, {}) | {"iteration": iteration, "model": weights}
+    return run_state(iteration, {"w": torch.full((50_000,), float(iteration))})
 
 
 @linux
@@ -226,7 +226,14 @@ def test_killed_at_every_point_of_a_save(tmp_path):
 @linux
 def test_a_full_disk_while_saving(config, run, tmp_path, monkeypatch, capsys):
     between = []
-    fill = {10: lambda: (tmp_path / ".00000010.pt.partial").symlink_to("/dev/full")}
+
+    def on_a_full_disk(path):
+        full = partial_of(path)
+        if path.name == "00000010.pt":
+            full.symlink_to("/dev/full")
+        return full
+
+    fill = {10: lambda: monkeypatch.setattr(checkpoint, "partial_of", on_a_full_disk)}
     look = {12: lambda: between.append((checkpoint.load(tmp_path / "last.pt")["iteration"], list(tmp_path.glob(".*"))))}
     before_steps(monkeypatch, fill | look)
     assert main(config, tmp_path) == 0
@@ -337,6 +344,58 @@ def test_a_killed_worker(config, run, tmp_path, start):
     assert "continue with --resume" in error
     assert main(config, tmp_path, "--resume") == 0
     same_runs(tmp_path, run)
+
+
+@pytest.mark.slow
+@linux
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_stopped_worker(config, run, tmp_path, start, ended):
+    """It keeps neither the run nor its end waiting. A run that was asked to end counts as stopped by the signal."""
+    process = start("train.py", config, "train.workers=2", "train.worker_timeout=3", "--output", tmp_path)
+    wait_for_rows(process, tmp_path, 3)
+    worker = children(process.pid)[0]
+    os.kill(worker, signal.SIGSTOP)
+    if ended:
+        process.terminate()
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == (128 + signal.SIGTERM if ended else 1), err
+    assert "continue with --resume" in (out if ended else err) and "Traceback" not in err
+    named = f"error: loading training data failed: DataLoader timed out after 3 seconds: worker process {worker} "
+    assert ended or err.strip().splitlines()[-1].startswith(named)
+    assert not os.path.exists(f"/proc/{worker}")
+    assert main(config, tmp_path, "--resume") == 0
+    same_runs(tmp_path, run)
+
+
+def test_annotations_that_change_while_training(config, toy, tmp_path, monkeypatch):
+    """They are read once."""
+    folder = changed_toy(toy, tmp_path, lambda content, folder: None)
+    spoil = {2: lambda: (folder / "annotations" / "instances_val.json").write_text("{}")}
+    before_steps(monkeypatch, spoil)
+    options = ["train.iterations=3", "train.lr_drops=[2]", "train.validate_every=1", "train.ap_every=1"]
+    assert main(config, tmp_path / "run", f"data.root={folder}", *options) == 0
+    assert {"val_loss", "val_AP"} <= read_rows(tmp_path / "run")[-1].keys() | read_rows(tmp_path / "run")[-2].keys()
+
+
+@linux
+def test_file_names_that_are_not_text(config, toy, tmp_path, capsys):
+    """In pictures of TensorBoard, in messages, and in the resumed run."""
+    name = os.fsdecode(b"na\xefve.jpg")
+
+    def rename(content, folder):
+        for image in content["images"][:2]:
+            new = f"{image['id']}{name}"
+            (folder / "train" / image["file_name"]).rename(folder / "train" / new)
+            image["file_name"] = new
+        (folder / "train" / new).write_bytes(b"no image")
+
+    folder = changed_toy(toy, tmp_path, rename)
+    val = ["data.val.images=[train]", "data.val.annotations=[annotations/instances_train.json]"]
+    options = ["train.iterations=2", "train.lr_drops=[1]", "train.validate_every=1", "train.validate_images=2"]
+    assert main(config, tmp_path / name, f"data.root={folder}", *val, *options) == 0
+    assert (tmp_path / name / "last.pt").exists()
+    assert main(config, tmp_path / "run", f"data.root={folder}", *val, *options) == 0
+    assert "na\\udcefve.jpg: not an image" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("stopped", [False, True])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DataError
+from ..files import read_bytes
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 ALIASES = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
@@ -75,7 +76,7 @@ def natural(path: Path) -> list:
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not blank. Raises DataError."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DataError
+from ..files import read_bytes
 from .base import IMAGE_ENDINGS, Box, Picture, Source, natural, read_lines
 
 
@@ -110,12 +111,12 @@ class VOC(Source):
 def read_xml(path: Path) -> Annotation:
     """Read an XML file. Raises DataError, naming the object."""
     try:
-        root = ElementTree.parse(path).getroot()
+        root = ElementTree.fromstring(read_bytes(path))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Each image of a split needs one.") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: encodings
         raise DataError(f"{path}: not XML: {error}. Is the file cut short?") from None
     if root.tag != "annotation":
         raise DataError(f"{path}: not Pascal VOC: the element <{root.tag}>, where <annotation> is expected.")

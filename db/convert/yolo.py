@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from ..errors import DataError
+from ..files import read_bytes
 from .base import IMAGE_ENDINGS, Box, Picture, Source, natural, read_lines
 
 OUTSIDE = 0.01  # how far a coordinate may lie outside 0..1: rounding
@@ -124,14 +125,14 @@ class YOLO(Source):
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises DataError."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_bytes(path).decode("utf-8"))
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such file. Name the data.yaml that lists the classes (names) and the images (train, val)."
         ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except Exception as error:  # PyYAML raises many kinds for values that its tags do not allow
         raise DataError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: not a data.yaml: expected a mapping with names, train and val.")

@@ -15,8 +15,9 @@ right_pool(left_pool(x)). Gradients are summed in scan order, in float32 for the
 deterministic. The functions are twice differentiable. Only the input maps are saved for the backward pass, which scans
 them again.
 
-Raises ValueError for an input that is not 4-D, an unknown direction or two maps of different shapes, and TypeError for
-an unsupported dtype or two maps of different dtypes.
+Raises ValueError for an input that is not 4-D, an unknown direction or two maps of different shapes, TypeError for an
+unsupported dtype, two maps of different dtypes or a tensor that is not strided, and NotImplementedError under
+forward-mode differentiation.
 
 The operators corner_pool::pool, pool_sum and pool_backward have compiled kernels. If these are not built, or not built
 for the tensor's device, stock PyTorch computes the same values and gradients, more slowly. One warning says so.
@@ -28,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from external.native import Operator, define_operators, load_kernels
+from external.native import Operator, check_tensor, define_operators, load_kernels
 
 FORWARD, REVERSE, WHOLE = range(3)  # scan modes, equal to `enum class Scan` in csrc/scan.h
 
@@ -121,6 +122,7 @@ def _check(x: Tensor) -> None:
         raise ValueError(f"corner pooling expects a 4-D tensor (B, C, H, W), got {x.dim()}-D of shape {list(x.shape)}")
     if x.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         raise TypeError(f"corner pooling expects float32, float64, float16 or bfloat16, got {x.dtype}")
+    check_tensor(x, "corner pooling")
 
 
 def _empty_like(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from external.native import Operator, define_operators, load_kernels
+from external.native import Operator, check_tensor, define_operators, load_kernels
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -43,10 +43,13 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float =
     that the terms are summed in float64.
 
     Raises ValueError for different shapes or devices, exponents or eps out of range, or a target that requires a
-    gradient; TypeError for logits of an unsupported dtype.
+    gradient; TypeError for logits of an unsupported dtype or tensors that are not strided; NotImplementedError under
+    forward-mode differentiation.
     """
     if logits.dtype not in FLOATING:
         raise TypeError(f"focal loss expects logits in float32, float64, float16 or bfloat16, got {logits.dtype}")
+    for x in (logits, target):
+        check_tensor(x, "focal loss")
     if logits.shape != target.shape:
         raise ValueError(
             f"focal loss expects a target of the logits' shape, got {list(target.shape)} for {list(logits.shape)}"

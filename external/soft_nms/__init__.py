@@ -56,7 +56,7 @@ def soft_nms(
         method: the factor by which a box's score is multiplied, where o is its IoU with a better box (widths and
             heights plus 1). "hard": 0 if o > overlap, else 1; "linear": 1 - o if o > overlap, else 1; "gaussian":
             exp(-o^2 / sigma).
-        sigma: width of the Gaussian, above 0.
+        sigma: width of the Gaussian, above 0 also when it is rounded to float32.
         overlap: IoU threshold of "hard" and "linear".
         floor: boxes whose decayed score is below it are dropped.
 
@@ -93,8 +93,8 @@ def _run(
 ) -> Suppressed:
     if method not in METHODS:
         raise ValueError(f"unknown soft-NMS method {method!r}, expected one of {', '.join(METHODS)}")
-    if not (math.isfinite(sigma) and sigma > 0):
-        raise ValueError(f"soft-NMS needs a sigma above 0, got {sigma}")
+    if not (math.isfinite(sigma) and np.float32(sigma) > 0):  # a sigma that rounds to 0 would give 0 / 0
+        raise ValueError(f"soft-NMS needs a sigma above 0 in float32, got {sigma}")
     if not (math.isfinite(overlap) and math.isfinite(floor)):
         raise ValueError(f"soft-NMS needs a finite overlap and floor, got {overlap} and {floor}")
     if not (math.isfinite(exponent) and exponent >= 0):

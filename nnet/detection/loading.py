@@ -47,7 +47,8 @@ def load_checkpoint(path: Path, config: Mapping[str, Any], index: AnnotationInde
     """
     state = checkpoint.load(path)
     if "categories" in state:
-        same_categories(index, *state["categories"], f"the network of {path}", source)
+        with checkpoint.taking("categories", path):
+            same_categories(index, *state["categories"], f"the network of {path}", source)
     checkpoint.changed_options(state, config, path)
     return state
 

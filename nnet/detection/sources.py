@@ -178,6 +178,8 @@ def read_video(source: Source, skipped: Callable[[str], None], workers: int) -> 
     what = "camera " * (source.kind == "camera") + source.path
     with opened(source) as capture:
         if not capture.isOpened():
+            if source.kind == "video" and not is_text(source.path):
+                what = f"{what} (its name is not UTF-8, which OpenCV needs)"
             skipped(f"{what}: not a video that OpenCV can decode" if source.kind == "video" else f"{what}: not found")
             return
         rate, expected = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -196,13 +198,26 @@ def read_video(source: Source, skipped: Callable[[str], None], workers: int) -> 
         skipped(f"the end of {what}: only {number} of {expected:.0f} frames can be decoded")
 
 
+def is_text(name: str) -> bool:
+    """Whether a file name is UTF-8. Python gives other bytes as lone surrogates."""
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 @contextmanager
 def opened(source: Source) -> Iterator[cv2.VideoCapture]:
     """A video or camera, opened without messages on the console if that is impossible."""
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        capture = cv2.VideoCapture(int(source.path) if source.kind == "camera" else source.path)
+        if source.kind == "camera":
+            capture = cv2.VideoCapture(int(source.path))
+        elif os.path.isfile(source.path) and is_text(source.path):
+            capture = cv2.VideoCapture(source.path)
+        else:  # OpenCV would wait for a FIFO, and crash on a name that is not UTF-8
+            capture = cv2.VideoCapture()
     finally:
         cv2.utils.logging.setLogLevel(level)
     try:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from nnet.drawing.images import FONT, enlarged, enlarged_coordinates, enlargement, fitting_scale, text_size
+from nnet.drawing.images import FONT, drawable, enlarged, enlarged_coordinates, enlargement, fitting_scale, text_size
 from nnet.families.options import SHOWN_SCORE
 
 Colour = tuple[int, int, int]
@@ -108,7 +108,7 @@ def _draw_label(
     cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), colour, cv2.FILLED)
     brightness = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2]
     ink = BLACK if brightness > 110 else WHITE
-    cv2.putText(picture, text, (left + 3, top + text_height + 3), FONT, scale, ink, thickness, cv2.LINE_AA)
+    cv2.putText(picture, drawable(text), (left + 3, top + text_height + 3), FONT, scale, ink, thickness, cv2.LINE_AA)
     return left, top, right, bottom
 
 

@@ -66,13 +66,18 @@ def _title_bar(title: str, width: int, scale: float) -> np.ndarray:
     text_scale = fitting_scale(title, scale, width - 8)
     _, text_height = text_size(title, text_scale)
     baseline = (4, (bar.shape[0] + text_height) // 2)
-    cv2.putText(bar, title, baseline, FONT, text_scale, DARK_GREY, 1, cv2.LINE_AA)
+    cv2.putText(bar, drawable(title), baseline, FONT, text_scale, DARK_GREY, 1, cv2.LINE_AA)
     return bar
+
+
+def drawable(text: str) -> str:
+    """The text as OpenCV can draw it: a lone surrogate, as in a file name that is not UTF-8, would crash it."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def text_size(text: str, scale: float, thickness: int = 1) -> tuple[int, int]:
     """Width and height in pixels of the text above its baseline."""
-    (width, height), _ = cv2.getTextSize(text, FONT, scale, thickness)
+    (width, height), _ = cv2.getTextSize(drawable(text), FONT, scale, thickness)
     return width, height
 
 
@@ -89,7 +94,7 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     """
     path = Path(path)
     try:
-        encoded, data = cv2.imencode(path.suffix, image)
+        encoded, data = cv2.imencode(drawable(path.suffix), image)
     except cv2.error as error:
         raise OSError(f"cannot write {path}: no image format for an array {image.dtype} {image.shape}") from error
     if not encoded:

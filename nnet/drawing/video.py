@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from nnet.drawing.images import drawable
+
 CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "XVID"}
 
 
@@ -32,6 +34,8 @@ class VideoFile:
         if self.writer is None:
             self.size = image.shape[1::-1]
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if drawable(str(self.path)) != str(self.path):
+                raise OSError(f"cannot write {self.path}: OpenCV needs a name in UTF-8")
             codec = cv2.VideoWriter_fourcc(*CODECS[self.path.suffix.lower()])
             self.writer = cv2.VideoWriter(str(self.path), codec, self.rate, self.size)
             if not self.writer.isOpened():

@@ -9,6 +9,10 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from nnet.families.saccade.options import SaccadeDetectionOptions
 
+Scale = Annotated[PositiveFloat, Field(json_schema_extra={"most": 16})]
+Keypoints = Annotated[PositiveInt, Field(json_schema_extra={"most": 10_000})]
+Boxes = Annotated[PositiveInt, Field(json_schema_extra={"most": 1_000_000})]
+
 SHOWN_SCORE = 0.3  # score from which a detection, a corner or a center is drawn and judged, by default
 
 
@@ -16,20 +20,20 @@ SHOWN_SCORE = 0.3  # score from which a detection, a corner or a center is drawn
 class DetectionOptions:
     """From an image to its detections. The defaults are the single-scale test of CornerNet (Section 4.2)."""
 
-    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
+    scales: Annotated[tuple[Scale, ...], Field(min_length=1)] = (1.0,)
     """Scales at which the image is tested. The detections of all scales are joined."""
     mirror: bool = True
     """Test the mirrored image as well."""
     resize: Literal["original", "fit"] = "original"
     """original: the image's own resolution, padded with zeros, as published. fit: padded to the proportions of
     data.input_size and resized to it, for networks trained with augment.crop=false."""
-    corners: PositiveInt = 100
+    corners: Keypoints = 100
     """Number of best corners of each kind per image (K)."""
-    pairs: PositiveInt = 1000
+    pairs: Boxes = 1000
     """Number of best corner pairs per image. model.detector anchors: number of best boxes per level."""
     score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
     """model.detector anchors: boxes with a lower score are dropped before suppression."""
-    centers: PositiveInt = 70
+    centers: Keypoints = 70
     """model.detector centernet: number of best centers per image, and as many of its mirror image."""
     center_match: Literal["first", "best"] = "first"
     """model.detector centernet: which of several centers inside its central region gives a box its score. first: the
@@ -45,7 +49,7 @@ class DetectionOptions:
     """model.detector centernet: a box is large if its area in pixels of the image is above the square of this."""
     outside: NonNegativeFloat = 0.0
     """Boxes that reach this many pixels of the resized image, or more, outside it are dropped. 0: none are."""
-    nms_kernel: Annotated[int, Field(gt=0)] = 3
+    nms_kernel: Annotated[int, Field(gt=0, json_schema_extra={"most": 255})] = 3
     """Side of the square, in heatmap cells, of which a keypoint is the maximum. Odd."""
     embedding_distance: NonNegativeFloat = 0.5
     """Corners whose embeddings differ by more than this are not paired."""
@@ -54,7 +58,7 @@ class DetectionOptions:
     corner is in the last one. Their objects may reach outside the crop."""
     nms: Literal["hard", "linear", "gaussian"] = "gaussian"
     """Decay of soft-NMS, which runs per class."""
-    nms_sigma: PositiveFloat = 0.5
+    nms_sigma: Annotated[PositiveFloat, Field(json_schema_extra={"least": 1e-6, "most": 1e6})] = 0.5
     """Width of the decay (nms: gaussian)."""
     nms_overlap: Annotated[float, Field(ge=0, le=1)] = 0.5
     """IoU above which a box is suppressed (nms: hard, linear)."""
@@ -64,7 +68,7 @@ class DetectionOptions:
     """Replace a kept box by the weighted average of the boxes it suppresses (multi-scale testing)."""
     merge_exponent: PositiveFloat = 10.0
     """The weights of the average are (1 - decay) to this power."""
-    detections: PositiveInt = 100
+    detections: Boxes = 100
     """Number of best detections per image, over all classes."""
     as_published: bool = True
     """Keep the stale rows of the released soft-NMS, round results to 2 decimals, and undo the mirror image as released,

@@ -5,13 +5,17 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
+from db import DataError
+from nnet.runtime.contents import misfit
+from nnet.runtime.files import partial_of
 from nnet.runtime.released_names import rename
 from nnet.runtime.upgrading import upgrade
 
@@ -44,14 +48,14 @@ def save(path: Path, state: Mapping[str, Any], working: Callable[[], None] = lam
         OSError: for example a full disk. The old file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     try:
         with open(partial, "wb") as f:
             torch.save({"format": FORMAT, **state}, ReportingFile(f, working))
             f.flush()
             os.fsync(f.fileno())
         os.replace(partial, path)
-    except (RuntimeError, OSError) as e:  # RuntimeError: how torch.save reports a failed write
+    except (RuntimeError, OSError, MemoryError) as e:  # RuntimeError: how torch.save reports a failed write
         reason = (str(e).splitlines() or [type(e).__name__])[0]
         raise OSError(f"cannot write {path}: {reason}; checkpoints written before are untouched") from e
     finally:
@@ -62,46 +66,99 @@ def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint of train.py, or a released `.pkl`, which is returned as {"model": state dict}.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or reading it would run code. The message names the file.
+        CheckpointError: the file is missing or damaged, reading it would run code, or a part is not what the schema in
+            contents.py says. The message names the file and the part.
     """
     path = Path(path)
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        what = "is not a regular file" if path.exists() and not path.is_dir() else what
         raise CheckpointError(f"checkpoint {path} {what}: give the path of a checkpoint of train.py or a released .pkl")
     try:
+        check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the format of files that are refused anyway
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         if named := re.search(r"GLOBAL (\w+(?:\.\w+)+)", str(e)):
             raise CheckpointError(
-                f"checkpoint {path} is refused: reading it would run code that it asks for ({named[1]}). A checkpoint "
-                "may hold tensors and plain values alone; save its state dict by itself"
+                f"checkpoint {path} is refused: reading it would run code that it asks for ({named[1][:200]}). A "
+                "checkpoint may hold tensors and plain values alone; save its state dict by itself"
             ) from e
         raise CheckpointError(damaged(path, e)) from e
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-    ) as e:
+    except Exception as e:  # zipfile, pickle and PyTorch raise many kinds for damaged files
         raise CheckpointError(damaged(path, e)) from e
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"checkpoint {path} holds {type(state).__name__}, not the state of a network")
     if "format" in state:
-        if state["format"] != FORMAT or not isinstance(state.get("model"), Mapping):
-            raise CheckpointError(f"checkpoint {path} is of format {state['format']}; this version reads {FORMAT}")
-        return dict(state) | ({"config": upgrade(state["config"])} if isinstance(state.get("config"), dict) else {})
+        return own_state(state, path)
     if not all(isinstance(v, Tensor) for v in state.values()):
         other = next(k for k, v in state.items() if not isinstance(v, Tensor))
         raise CheckpointError(
-            f"checkpoint {path} is neither one of train.py nor a released state dict: it holds {other!r}, not a tensor"
+            f"checkpoint {path} is neither one of train.py nor a released state dict: it holds "
+            f"{shortened(repr(other))}, not a tensor"
         )
-    return {"model": {rename(k): v for k, v in state.items()}}
+    check_parts({"model": dict(state)}, path)
+    weights = {rename(k): v for k, v in state.items()}
+    if len(weights) < len(state):
+        raise CheckpointError(f"checkpoint {path} names a parameter twice")
+    return {"model": weights}
+
+
+def own_state(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What a checkpoint of train.py holds, checked, with its config in today's structure. Raises CheckpointError."""
+    version = state["format"]
+    if type(version) is not int or version != FORMAT:
+        raise CheckpointError(f"checkpoint {path} is of format {shortened(repr(version))}; this version reads {FORMAT}")
+    state = dict(state)
+    check_parts(state, path)
+    if "config" in state:
+        with taking("config", path):
+            state["config"] = upgrade(state["config"])
+    return state
+
+
+def check_archive(path: Path) -> None:
+    """Check the CRC-32 of what PyTorch has written. PyTorch does not: it loads flipped bits without a word.
+
+    Compressed files, which PyTorch does not write, are refused: a small file could take any amount of memory.
+
+    Raises ValueError, or what zipfile raises. Files of the format before PyTorch 1.6 have no checksum.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
+        if packed or sum(m.file_size for m in members) > path.stat().st_size:
+            raise ValueError("its parts are compressed, or declare more than the file holds")
+        if name := archive.testzip():
+            raise ValueError(f"the CRC-32 of {name} is wrong")
+
+
+def check_parts(state: Mapping[str, Any], path: Path) -> None:
+    """Raise CheckpointError unless the parts are what the schema in contents.py says."""
+    if reason := misfit(state):
+        raise CheckpointError(f"checkpoint {path} is refused: {reason}")
+
+
+@contextmanager
+def taking(part: str, path: Path) -> Iterator[None]:
+    """The block takes in a part of a checkpoint. Whatever it raises becomes a CheckpointError with file and part."""
+    try:
+        yield
+    except (CheckpointError, DataError, MemoryError):
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise CheckpointError(f"checkpoint {path}: its {part} cannot be used ({shortened(reason, 200)})") from error
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """The text on one line, cut to a length."""
+    text = " ".join(text[: 2 * length].split())
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def damaged(path: Path, error: Exception) -> str:
@@ -122,30 +179,41 @@ def changed_options(state: Mapping[str, Any], config: Mapping[str, Any], path: P
         CheckpointError: the network differs, even if the weights would fit. Initial weights (bn_init) do not matter.
     """
 
-    def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-        pairs = {}
-        for key, value in values.items():
-            pairs |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-        return pairs
-
-    before, now = flat(state.get("config", {})), flat(config)
-    changed = {key: f"{key}: {before[key]} -> {now[key]}" for key in before if key in now and before[key] != now[key]}
+    with taking("config", path):
+        changed = differing_options(state.get("config", {}), config)
     network = [text for key, text in changed.items() if key.startswith("model.") and key != "model.bn_init"]
     if network:
         raise CheckpointError(f"checkpoint {path} is of another network than the config's ({'; '.join(network)})")
     return list(changed.values())
 
 
+def differing_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """Options of both, as nested dicts, whose values differ: {key: "key: before -> now"}."""
+
+    def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        pairs = {}
+        for key, value in values.items():
+            pairs |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        return pairs
+
+    before, now = flat(before), flat(now)
+    pairs = {key: (before[key], now[key]) for key in before if key in now and before[key] != now[key]}
+    return {key: f"{key}: {' -> '.join(shortened(str(value), 100) for value in pair)}" for key, pair in pairs.items()}
+
+
 def load_what_fits(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> list[str]:
     """Copy the weights into the network that fit by name and shape. Returns the others, each with a reason.
 
-    For a start from the weights of another run, perhaps of other classes. Raises CheckpointError if nothing fits.
+    For a start from the weights of another run, perhaps of other classes. Raises CheckpointError if nothing fits, or
+    if weights are not finite.
     """
     own = network.state_dict()
     fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     if not fitting:
         raise CheckpointError(f"checkpoint {path} is of another network: none of its weights fits the config's")
-    network.load_state_dict({**own, **fitting})
+    check_finite(fitting, path)
+    with taking("model", path):
+        network.load_state_dict({**own, **fitting})
     left_out = [f"{k} (the network has no such parameter)" for k in weights if k not in own]
     left_out += [
         f"{k} (is {list(v.shape)}, the network's {list(own[k].shape)})"
@@ -175,10 +243,16 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) 
             if names
         )
         raise CheckpointError(f"checkpoint {path} is of another network than the config's ({text})")
+    check_finite(weights, path)
+    with taking("model", path):
+        network.load_state_dict({**own, **weights})
+
+
+def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError where weights are not finite."""
     bad = [k for k, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]
     if bad:
         raise CheckpointError(
             f"checkpoint {path} is of a network that has diverged: {len(bad)} of its tensors are not finite "
             f"({', '.join(bad[:LISTED])}). Take one saved earlier"
         )
-    network.load_state_dict({**own, **weights})

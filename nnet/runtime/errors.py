@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 import torch.distributed as dist
@@ -30,6 +31,10 @@ def exit_code(main: Callable[[], int | None], *bad_input: type[Exception]) -> in
     Args:
         bad_input: further exceptions that mean bad input.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # File names may have bytes that are not text, and terminals may lack characters
+        with suppress(AttributeError, ValueError, OSError):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return main() or 0
     except (DataError, CheckpointError, MissingPackage, *bad_input) as error:
@@ -47,22 +52,42 @@ def exit_code(main: Callable[[], int | None], *bad_input: type[Exception]) -> in
         return RUN_FAILED
 
 
+def loading_failed(split: str, reason: str) -> str:
+    """Why a worker did not give a batch, for the user."""
+    full = "; /dev/shm, which the workers share with this process, is full" * ("No space left" in reason)
+    return (
+        f"loading {split} data failed: {reason}{full}. A worker that was killed has often run out of memory (try fewer "
+        "train.workers); one that timed out waits for its disk (train.worker_timeout)"
+    )
+
+
+def out_of_cpu_memory(error: Exception) -> bool:
+    """Whether PyTorch, NumPy, OpenCV or Python lacked memory. PyTorch says so in the text of a RuntimeError."""
+    said = "DefaultCPUAllocator", "Insufficient memory", "Cannot allocate memory"
+    return isinstance(error, MemoryError) or (
+        not isinstance(error, OSError) and any(text in str(error) for text in said)
+    )
+
+
 def stopping_reason(error: Exception) -> str | None:
     """What ended a run, for the user. None if the error is a fault of the program."""
     text = str(error).strip()
     if isinstance(error, (DataError, RunError, OSError)):
         return text
     last = (text.splitlines() or ["unknown"])[-1].rstrip(".")
+    if out_of_cpu_memory(error):
+        return (
+            f"out of memory ({last or type(error).__name__}): in training, make the numbers in train.batch smaller "
+            "(and more of them), or try fewer train.workers, train.checkpointing or train.precision=bfloat16; in "
+            "testing, try test.resize=fit, or smaller test.scales"
+        )
     if isinstance(error, torch.OutOfMemoryError):
         return (
             f"out of GPU memory ({last}): make the numbers in train.batch smaller (and more of them), or try "
             "train.checkpointing or train.precision=bfloat16"
         )
     if "DataLoader" in text:
-        return (
-            f"loading training data failed: {last}. A worker that was killed has often run out of memory (try fewer "
-            "train.workers); one that timed out waits for its disk (train.worker_timeout)"
-        )
+        return loading_failed("training", last)
     of_gloo = any(word in text.lower() for word in ("gloo", "timed out", "connection closed", "connection reset"))
     if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and of_gloo):
         return (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -14,9 +14,9 @@ class RuntimeOptions:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs. auto: CUDA if it is available."""
-    threads: NonNegativeInt = 0
+    threads: Annotated[NonNegativeInt, Field(json_schema_extra={"most": 1024})] = 0
     """CPU threads of PyTorch. 0: what the process may use (CPU affinity and the container's CPU quota)."""
     tf32: bool = False
     """CUDA only: compute float32 convolutions and matrix products with TF32, which has 10 bits of mantissa."""
-    collective_timeout: PositiveInt = 600
+    collective_timeout: Annotated[PositiveInt, Field(json_schema_extra={"most": 7 * 24 * 3600})] = 600
     """Seconds without an answer or progress of another process after which the run ends."""

@@ -55,7 +55,7 @@ class RunFolder:
         self.snapshots.check_unchanged()
         if removed := self.snapshots.clear():
             logger.info("removed the snapshots of later iterations: %s", ", ".join(removed))
-        (self.path / "config.yaml").write_text(config)
+        (self.path / "config.yaml").write_text(config, encoding="utf-8")
         self.log = MetricsLog(self.path, start.iteration, end, terms)
         self.trace = Trace(self.path / "trace.json" if profile else None, end - start.iteration)
         self.snapshots.best = max((ap or 0.0 for ap in self.log.logged("val_AP").values()), default=-1.0)

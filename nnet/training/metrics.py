@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from nnet.drawing.charts import Panel, plot_panels
 from nnet.runtime.console import progress_bar
+from nnet.runtime.files import partial_of
 from nnet.training.step import Update
 
 logger = logging.getLogger(__name__)
@@ -38,14 +39,18 @@ class MetricsLog:
         self.terms = terms
         self.path = folder / "metrics.jsonl"
         self.earlier = [row for row in read_metrics(self.path) if row["iteration"] <= start] if start else []
-        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial = partial_of(self.path)
         partial.write_text("".join(json.dumps(row) + "\n" for row in self.earlier))
         os.replace(partial, self.path)
         self.file = self.path.open("a", buffering=1)
         if not start:
             for old in folder.glob("events.out.tfevents.*"):
                 old.unlink()
-        self.board = SummaryWriter(folder, purge_step=start + 1)
+        try:
+            self.board = SummaryWriter(folder, purge_step=start + 1)
+        except UnicodeEncodeError:
+            logger.warning("no TensorBoard files in %s: they need a folder whose name is UTF-8", folder)
+            self.board = None
         self.bar = progress_bar(total=end, initial=start, desc=folder.name, unit="step")
 
     def logged(self, name: str) -> dict[int, Any]:
@@ -78,6 +83,7 @@ class MetricsLog:
 
     def picture(self, iteration: int, name: str, image: np.ndarray) -> None:
         """Show a picture (H, W, 3) uint8 BGR in TensorBoard."""
+        name = name.encode("utf-8", "backslashreplace").decode()  # a file name may have bytes that are not text
         self._show("image", name, image[:, :, ::-1].copy(), iteration, dataformats="HWC")
 
     def _show(self, kind: str, *values: Any, **options: Any) -> None:

@@ -7,18 +7,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+Images = Annotated[PositiveInt, Field(json_schema_extra={"most": 10_000})]
+
 
 @dataclass(frozen=True)
 class TrainOptions:
     """How a network is trained. The defaults are the published Hourglass-104 run of CornerNet (Section 4.1)."""
 
-    batch: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (4, 5, 5, 5, 5, 5, 5, 5, 5, 5)
+    batch: Annotated[tuple[Images, ...], Field(min_length=1)] = (4, 5, 5, 5, 5, 5, 5, 5, 5, 5)
     """Images in each micro-batch of one update. The micro-batches are dealt over the processes; those of one process
     are accumulated. Each micro-batch has its own BatchNorm statistics and loss normalisation, so one GPU computes the
     same update as the paper's ten."""
-    iterations: PositiveInt = 500_000
+    iterations: Annotated[PositiveInt, Field(json_schema_extra={"most": 2**31 - 1})] = 500_000
     """Number of updates."""
-    lr: PositiveFloat = 2.5e-4
+    lr: Annotated[PositiveFloat, Field(json_schema_extra={"most": 1e30})] = 2.5e-4
     """Learning rate of Adam. There is no weight decay."""
     lr_drops: tuple[PositiveInt, ...] = (450_000,)
     """Iterations after which the learning rate is multiplied by lr_factor, in rising order."""
@@ -26,9 +28,9 @@ class TrainOptions:
     """Factor of each drop of the learning rate."""
     warmup: NonNegativeInt = 0
     """Iterations over which the learning rate rises linearly from 0. 0: none, as published."""
-    workers: NonNegativeInt = 4
+    workers: Annotated[NonNegativeInt, Field(json_schema_extra={"most": 256})] = 4
     """Data loading processes per training process. 0: load in the training process."""
-    worker_timeout: PositiveInt = 50
+    worker_timeout: Annotated[PositiveInt, Field(json_schema_extra={"most": 7 * 24 * 3600})] = 50
     """Seconds without a batch after which the run ends with an error."""
     log_every: PositiveInt = 10
     """Iterations between rows of metrics.jsonl."""

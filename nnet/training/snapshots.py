@@ -1,5 +1,6 @@
 """The checkpoints of a run: which are written, which are kept, and which one a run resumes from."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,9 @@ import torch
 from db import DataError
 from nnet.runtime import checkpoint
 from nnet.runtime.checkpoint import CheckpointError
+from nnet.runtime.files import partial_of
+
+logger = logging.getLogger(__name__)
 
 PATTERN = "[0-9]" * 8 + ".pt"
 STATE = {
@@ -111,11 +115,7 @@ class Snapshots:
             self.saved = self.start
         later = [file for file in sorted(self.folder.glob(PATTERN)) if int(file.stem) > self.start]
         best = self.folder / "best.pt"
-        if (
-            later
-            and best.exists()
-            and torch.load(best, map_location="cpu", mmap=True, weights_only=True)["iteration"] > self.start
-        ):
+        if later and best.exists() and iteration_of(best) > self.start:
             later.append(best)
         for file in later:
             file.unlink()
@@ -153,10 +153,19 @@ def stamp(path: Path | None) -> tuple[Path, int] | None:
     return path and (path, path.stat().st_mtime_ns)
 
 
+def iteration_of(path: Path) -> int:
+    """Iteration of a checkpoint, without reading all of it. -1 for one that is damaged."""
+    try:
+        iteration = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["iteration"]
+        return iteration if type(iteration) is int else -1
+    except Exception as error:  # a damaged file raises many kinds
+        logger.warning("%s cannot be read, and stays as it is: %s", path, error)
+        return -1
+
+
 def replace_by_link(path: Path, name: Path) -> None:
     """Make `name` a hard link to the file at `path`, or a copy where there are no hard links. Atomic."""
-    partial = name.with_name(f".{name.name}.partial")
-    partial.unlink(missing_ok=True)
+    partial = partial_of(name)
     try:
         os.link(path, partial)
     except OSError:

@@ -78,10 +78,17 @@ def resume_from(
     window: Window,
 ) -> tuple[Start, list[str]]:
     """Load the state of a checkpoint. Returns also what to report. Raises DataError and CheckpointError."""
-    same_categories(index, *state["categories"], f"the run of {path}", "data.train")
+    with checkpoint.taking("categories", path):
+        same_categories(index, *state["categories"], f"the run of {path}", "data.train")
     changed = checkpoint.changed_options(state, config, path)
     update.load(state, path)
-    window.load(state["window"])
+    with checkpoint.taking("window", path):
+        sums, terms = state["window"], len(update.objective.family.Terms._fields)
+        if sums["steps"] and (sums["terms"].dim() != 2 or len(sums["terms"]) != terms or sums["norm"].dim() != 0):
+            raise ValueError(f"expected sums of {terms} loss terms, got {list(sums['terms'].shape)}")
+        window.load(sums)
+    with checkpoint.taking("random", path):
+        torch.Generator().set_state(state["random"]["cpu"])  # it is restored later, see Trainer.load_batches
     messages = [f"resumed from {path} after {state['iteration']} of {config['train']['iterations']} iterations"]
     if changed:
         messages.append(f"with other options than before: {'; '.join(changed)}")

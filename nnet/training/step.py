@@ -110,13 +110,25 @@ class UpdateStep:
     def load(self, state: Mapping[str, Any], path: Path) -> None:
         """Continue from a state; its run may have had other options. path: its checkpoint. Raises CheckpointError."""
         checkpoint.load_weights(self.network, state["model"], path)
-        for parameters in state["optimizer"]["param_groups"]:
-            parameters["fused"] = self.optimizer.defaults["fused"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, moments in self.optimizer.state.items():  # in the memory format of the parameters
-            moments.update((k, torch.empty_like(parameter).copy_(v)) for k, v in moments.items() if v.ndim)
+        with checkpoint.taking("optimizer", path):
+            self._load_optimizer(state["optimizer"])
         if state["scaler"]:  # empty unless the run was in float16
-            self.scaler.load_state_dict(state["scaler"])
+            with checkpoint.taking("scaler", path):
+                self.scaler.load_state_dict(state["scaler"])
+
+    def _load_optimizer(self, state: Mapping[str, Any]) -> None:
+        """Load the moments of Adam. Its options are this run's. Raises ValueError and others."""
+        for parameters in state["param_groups"]:
+            parameters.update(self.optimizer.defaults)
+        self.optimizer.load_state_dict(state)
+        for parameter, moments in self.optimizer.state.items():
+            if moments.keys() != {"step", "exp_avg", "exp_avg_sq"} or not 0 <= moments["step"].item() < 2**31:
+                raise ValueError("expected step, exp_avg and exp_avg_sq of each parameter")
+            for name in ("exp_avg", "exp_avg_sq"):
+                if moments[name].shape != parameter.shape or not moments[name].isfinite().all():
+                    raise ValueError(f"{name} of a parameter is of another shape, or not finite")
+                # in the memory format of the parameters
+                moments[name] = torch.empty_like(parameter).copy_(moments[name])
 
     def set_learning_rate(self, lr: float) -> None:
         for parameters in self.optimizer.param_groups:

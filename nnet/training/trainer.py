@@ -21,6 +21,7 @@ from nnet.training.start import Start, random_state, restore_random_state
 from nnet.training.step import NonFinite, UpdateStep, learning_rate
 from nnet.training.validation import Validation
 from sample.dataset import Batch
+from sample.loader import Batches
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,8 @@ class Trainer:
         """
         objective, images = self.update.objective, self.options.validate_images
         log = self.folder.log
-        self.validation = Validation(index, detector, objective, images, batch, self.group, log, self.signals)
+        loading = self.options.workers, self.options.worker_timeout
+        self.validation = Validation(index, detector, objective, images, batch, self.group, log, self.signals, *loading)
 
     def load_batches(self, loader: Iterable[Batch], count: int) -> None:
         """Start the workers. A resumed run then restores its random state, and repeats a validation that was due but
@@ -190,8 +192,12 @@ class Trainer:
         return f"the state after iteration {saved} is saved: continue with --resume" if saved else "nothing is saved"
 
     def close(self) -> None:
-        """Close the files of the run, and draw its curves. Raises OSError."""
-        self.folder.close()
+        """End the data loading processes, close the files of the run, and draw its curves. Raises OSError."""
+        try:
+            if isinstance(self.batches, Batches):
+                self.batches.close()
+        finally:
+            self.folder.close()
 
     def finish(self) -> int:
         """Report how the run ended. Returns the exit code. Raises RunError where the state could not be saved."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from db import AnnotationIndex, DataError, Evaluation, evaluate
 from nnet.detection.detector import Detector
 from nnet.detection.images import detect_images
 from nnet.runtime.distributed import Group
+from nnet.runtime.errors import RunError, loading_failed
 from nnet.runtime.signals import Signals
 from nnet.training.faults import UnreadableCount
 from nnet.training.metrics import MetricsLog, NoLog
@@ -35,6 +37,8 @@ class Validation:
         index: of the split.
         detector: with the network that is trained.
         images: number of images that the loss is taken over, 0 for all. batch: images at a time.
+        workers: data loading processes of the training; one loads for the loss if there are any. timeout: seconds that
+            it may need for a batch.
     """
 
     index: AnnotationIndex
@@ -45,6 +49,8 @@ class Validation:
     group: Group
     log: MetricsLog | NoLog
     signals: Signals
+    workers: int = 0
+    timeout: float = 0
 
     def loss(self, iteration: int) -> None:
         """Log the loss on the unaugmented images, and pictures. Rank 0 measures, the other ranks wait for it."""
@@ -56,12 +62,17 @@ class Validation:
         size, device = self.detector.input_size, self.group.device
         index = self.index.limit(self.images)
         batches = validation_batches(len(index), self.batch)
-        loader = make_loader(TrainingSet(index, size, None, 0), batches, 0, 0, device)
+        samples = TrainingSet(index, size, None, 0)
         try:
-            terms = validation_loss(self.objective, self._readable(loader, len(index)), device)
+            with closing(iter(make_loader(samples, batches, min(1, self.workers), self.timeout, device))) as loader:
+                terms = validation_loss(self.objective, self._readable(loader, len(index)), device)
         except DataError as error:  # bad validation data does not end the training
             logger.warning("iteration %d: no validation loss: %s", iteration, error)
             return
+        except RuntimeError as error:
+            if "DataLoader" in str(error) and self.signals.stop is None:
+                raise RunError(loading_failed("validation", str(error).splitlines()[-1].rstrip("."))) from error
+            raise
         if terms is None or self.signals.stop is not None:
             return
         self.log.row(iteration, **{f"val_{name}": value for name, value in terms._asdict().items()})

@@ -5,6 +5,7 @@ import dataclasses
 import subprocess
 import sys
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -543,3 +544,48 @@ def test_command_line_reports_an_error_on_one_line(repository):
     bad = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=120)
     assert bad.returncode == 2 and bad.stdout == ""
     assert bad.stderr == "error: command line: trian.lr: unknown option; did you mean train.lr?\n"
+
+
+# Hostile texts: one line of limited length, at once
+
+LEVELS = [chr(ord("a") + i) for i in range(20)]
+HOSTILE = {
+    "empty int": "seed: !!int ''\n",
+    "timestamp": "seed: !!timestamp x\n",
+    "long number": f"seed: {'9' * 300}\n",
+    "longer number": f"train: {{lr: {'9' * 5000}}}\n",
+    "brackets": f"seed: {'[' * 2000}",
+    "list of aliases": "a: &a [1]\n" + "".join(f"{b}: &{b} [{f'*{a}, ' * 9}]\n" for a, b in pairwise(LEVELS)),
+    "merged aliases": "a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{<<: [*{a}, *{a}]}}\n" for a, b in pairwise(LEVELS)),
+    "many options": f"train: {{{', '.join(f'k{i}: 1' for i in range(9000))}}}\n",
+    "bases": "base: [bases.yaml, bases.yaml]\n",
+    "NUL": 'base: "a\\0b"\n',
+    "long name": f"base: {'a' * 5000}\n",
+    "symlinks": "base: loop.yaml\n",
+    "comment": "#" * 2**21,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_texts_end_in_one_line(tmp_path, text):
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    for i in range(20):
+        write(tmp_path / f"{i}.yaml", f"base: [{i + 1}.yaml, {i + 1}.yaml]\n")
+    write(tmp_path / "bases.yaml", "base: [0.yaml, 0.yaml]\n")
+    write(tmp_path / "20.yaml", "seed: 1\n")
+    error = error_of(write(tmp_path / "a.yaml", text))
+    assert len(error.splitlines()) == 1 and len(error) < 1100 + 2 * len(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("train.workers=1000", "train.workers: must be at most 256, got 1000"),
+        ("runtime.threads=100000", "runtime.threads: must be at most 1024"),
+        ("train.batch=[1, 99999]", "train.batch: must be at most 10000, got 99999"),
+        ("test.nms_sigma=1e-50", "test.nms_sigma: must be at least 1e-06, got 1e-50"),
+        (f"seed={10**30}", "seed: expected a number below 2**53"),
+    ],
+)
+def test_mistaken_numbers(tmp_path, override, message):
+    assert message in error_of(write(tmp_path / "a.yaml", "seed: 0\n"), override)

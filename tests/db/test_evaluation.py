@@ -34,6 +34,12 @@ def found(image_id, bbox, score=0.9, category_id=4):
     return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
 
 
+def test_categories_of_one_name_keep_their_own_figures(tmp_path):
+    index = replace(truth(tmp_path), category_names=("same", "same"))
+    figures = evaluate(index, [found(1, [10, 10, 100, 100]), found(2, [10, 10, 100, 100])])
+    assert figures.per_class == {"same (id 4)": pytest.approx(1), "same (id 9)": None}
+
+
 def test_perfect(tmp_path, capsys):
     # ids 0 and 1: pycocotools by itself would take the match with annotation 0 for none
     figures = evaluate(truth(tmp_path), [found(1, [10, 10, 100, 100]), found(2, [10, 10, 100, 100])])

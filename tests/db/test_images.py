@@ -1,10 +1,16 @@
 """Reading image files."""
 
+import os
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
+import configs
 from db import DataError, UnreadableImage, read_image
+from db.coco import read_json
+from db.images import header_size
 
 
 def picture(height, width, seed=0):
@@ -45,6 +51,35 @@ def test_truncated_jpeg(tmp_path, progressive):
         path.write_bytes(data[:length])
         with pytest.raises(UnreadableImage):
             read_image(path)
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".bmp", ".gif", ".webp", ".tif"])
+def test_the_size_is_read_from_the_header(ending):
+    assert header_size(cv2.imencode(ending, picture(48, 64))[1].tobytes()) == (48, 64)
+
+
+@pytest.mark.parametrize("size, reason", [(None, "declares 32767x32767 pixels"), ((48, 64), "is 32767x32767 pixels")])
+def test_a_small_file_that_declares_a_huge_image_is_not_decoded(tmp_path, monkeypatch, size, reason):
+    """It would take 3 GB."""
+    data = jpeg(picture(48, 64))
+    frame = data.index(b"\xff\xc0") + 5  # height and width, 2 bytes each
+    (tmp_path / "a.jpg").write_bytes(data[:frame] + b"\x7f\xff" * 2 + data[frame + 4 :])
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(UnreadableImage, match=reason):
+        read_image(tmp_path / "a.jpg", size)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no FIFOs")
+@pytest.mark.parametrize("read", [read_image, read_json, configs.load], ids=["image", "annotations", "config"])
+def test_only_regular_files_are_opened(tmp_path, read):
+    """A FIFO without a writer would be waited for, and /dev/zero has no end."""
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", tmp_path / "../../../../../../../dev/zero", Path("/dev/zero")):
+        with pytest.raises(ValueError, match="not a regular file"):
+            read(path)
+    for path in ("a\0b", "a" * 5000):
+        with pytest.raises(ValueError, match="file name|File name"):
+            read(path)
 
 
 def test_truncated_png(tmp_path):

@@ -184,6 +184,7 @@ def test_input_is_not_modified(implementation: str) -> None:
         (soft_nms, np.zeros((2, 5)), {"labels": [1]}, r"integer label for each of 2 boxes, got int64 of shape \(1,\)"),
         (soft_nms, np.zeros((2, 5)), {"labels": [0.0, 1.0]}, "integer label.*float64"),
         (soft_nms, np.zeros((1, 5)), {"sigma": 0.0}, "sigma above 0"),
+        (soft_nms, np.zeros((1, 5)), {"sigma": 1e-46}, "sigma above 0"),
         (soft_nms, np.zeros((1, 5)), {"overlap": math.nan}, "finite overlap"),
         (soft_nms_merge, np.zeros((1, 7)), {"exponent": -1.0}, "exponent of at least 0"),
     ],

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import models.losses
 from external.focal_loss import focal_loss
 from models.keypoints import KeypointMaps
 from models.losses import LossOptions, detection_loss, embedding_loss
@@ -66,6 +68,35 @@ def test_pull_and_push(counts):
     found = embedding_loss(tl, br, image_index)
     expected = reference_embedding(tl.tolist(), br.tolist(), image_index.tolist(), len(counts))
     assert [v.item() for v in found] == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_push_in_parts(monkeypatch):
+    """Equal to the whole up to rounding, and no tensor is quadratic in the number of objects."""
+
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, operator, types, arguments=(), options=None):
+            result = operator(*arguments, **(options or {}))
+            if isinstance(result, torch.Tensor):
+                Largest.elements = max(Largest.elements, result.numel())
+            return result
+
+    torch.manual_seed(0)
+    tl, br = torch.randn(2, 500, dtype=torch.float64, requires_grad=True)
+    image_index = torch.randint(3, (500,))
+    found = []
+    for pairs in (500**2, 7000):
+        monkeypatch.setattr(models.losses, "PAIRS_AT_ONCE", pairs)
+        with Largest():
+            terms = embedding_loss(tl, br, image_index)
+            found += [*terms, *torch.autograd.grad(terms[0] + 3 * terms[1], (tl, br))]
+    assert all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(found[:4], found[4:], strict=True))
+    assert Largest.elements == 500**2
+    Largest.elements = 0
+    with Largest():
+        torch.autograd.grad(sum(embedding_loss(tl, br, image_index)), tl)
+    assert Largest.elements == 14 * 500
 
 
 def maps(batch, classes, h, w, dtype=torch.float64, device="cpu"):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import sample.geometry
 from sample.geometry import fit_image, place
 from tests.sample.data import picture
 
@@ -18,6 +19,18 @@ def test_place():
     assert np.array_equal(window[shift[1] : shift[1] + 7, shift[0] : shift[0] + 9], image)
     assert int(window.sum()) == int(image.sum())
     assert not place(image, 100, -50, (4, 4))[0].any()
+
+
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 7), (200, 900), (64, 64), (81, 33)])
+@pytest.mark.parametrize("input_size", [(64, 64), (47, 96)])
+def test_a_long_image_fits_without_its_window(size, input_size, monkeypatch):
+    """Equal up to rounding. The window of a 1x60000 image would take 10 GB."""
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    expected, lies = fit_image(image, input_size)
+    monkeypatch.setattr(sample.geometry, "WINDOW", 0)
+    found, also_lies = fit_image(image, input_size)
+    assert also_lies == lies
+    assert np.abs(found.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("input_size", [(64, 64), (48, 96), (100, 40)])

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 import cv2
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from sample.dataset import TrainingSet
-from sample.loader import make_loader
+from sample.loader import Watch, is_stopped, make_loader
 from sample.order import MicroBatches, validation_batches
 from tests.sample.data import assert_same, damage, load_batches
 
@@ -65,6 +66,34 @@ def test_hung_worker_ends_the_run(index):
     stream = make_loader(Hanging(index, (64, 64), None, 0), MicroBatches(12, [2], 0, 0, 9), 1, 1, "cpu")
     with pytest.raises(RuntimeError, match="timed out after 1"):
         list(stream)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's /proc")
+@pytest.mark.parametrize("announced", [False, True])
+def test_a_stopped_worker_ends_the_run(index, monkeypatch, announced):
+    """Also one that is stopped after it announced a batch: PyTorch would wait for the batch's memory for ever."""
+    monkeypatch.setattr(Watch, "GRACE", 0.5)
+    dataset = (TrainingSet if announced else Hanging)(index, (64, 64), None, 0)
+    stream = iter(make_loader(dataset, MicroBatches(12, [2], 0, 0, 9), 1, 1, "cpu"))
+    (worker,) = stream.workers
+    started = time.monotonic()
+    assert not announced or stream.iterator._data_queue._reader.poll(30)
+    os.kill(worker.pid, signal.SIGSTOP)
+    while not is_stopped(worker.pid):
+        time.sleep(0.01)
+    with pytest.raises(RuntimeError, match=rf"timed out after 1 seconds: worker process {worker.pid} "):
+        list(stream)
+    stream.close()
+    assert not worker.is_alive() and time.monotonic() - started < 30
+
+
+def test_a_full_shared_memory_says_where(index, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", full)
+    with pytest.raises(OSError, match="No space left on device. What they share .* is in /dev/shm"):
+        iter(make_loader(TrainingSet(index, (64, 64), None, 0), MicroBatches(12, [2], 0, 0, 9), 1, 1, "cpu"))
 
 
 def test_workers_start_with_the_iteration(index):

@@ -1,5 +1,8 @@
 """What the sources of detect.py name, and their frames."""
 
+import os
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -146,6 +149,17 @@ class Camera:
 
     def release(self):
         pass
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other file systems have no such names")
+def test_videos_that_opencv_does_not_survive(tmp_path):
+    """It crashes on a name that is not UTF-8, and waits for a FIFO."""
+    os.mkfifo(tmp_path / "a.mp4")
+    (tmp_path / os.fsdecode(b"na\xefve.mp4")).write_bytes(b"")
+    skipped = []
+    assert count_frames(found := find_sources([str(tmp_path)])) == 0 and len(found) == 2
+    assert list(read_sources(found, skipped.append)) == []
+    assert "a.mp4: not a video" in skipped[0] and "its name is not UTF-8" in skipped[1]
 
 
 def test_frames_of_a_camera(monkeypatch):

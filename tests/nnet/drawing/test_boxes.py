@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nnet.drawing.boxes import class_colour, draw_boxes, draw_detections
-from nnet.drawing.images import LEGIBLE_SIDE
+from nnet.drawing.images import LEGIBLE_SIDE, side_by_side
 from tests.nnet.drawing.images import grey, has
 
 
@@ -58,3 +58,11 @@ def test_pictures_of_real_photographs(shared_data):
     picture = draw_detections(image, box, np.array([0.8]), np.array([3]), {3: "car"})
     assert picture.shape == image.shape and has(picture, class_colour(3))
     assert np.array_equal(picture[200:], image[200:])
+
+
+@pytest.mark.parametrize("text", ["na\udcefve", "\0", "\n", "a" * 5000])
+def test_any_text_can_be_drawn(text):
+    """OpenCV crashes on a lone surrogate, as in a file name that is not UTF-8."""
+    picture = draw_boxes(np.zeros((40, 60, 3), np.uint8), np.array([[5, 5, 30, 30]]), [text], [(0, 0, 255)])
+    assert picture.any()
+    assert side_by_side([picture], [text]).any()

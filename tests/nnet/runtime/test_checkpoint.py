@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import configs
 from configs.schema import Config
 from nnet.runtime import checkpoint
 from nnet.runtime.checkpoint import CheckpointError
-from tests.builders import CommandWhenUnpickled, small_network, small_options
+from tests.builders import CommandWhenUnpickled, run_state, small_network, small_options
 
 DEEP = {"widths": (4, 6, 8), "blocks": (1, 1, 1)}
 
@@ -96,6 +97,75 @@ def test_not_a_state(tmp_path):
         checkpoint.load(path)
 
 
+DENSE = torch.zeros(2, 2)
+REPEATED = [1]
+for _ in range(40):
+    REPEATED = [REPEATED, REPEATED]
+
+
+@pytest.mark.parametrize(
+    "part, value, message",
+    [
+        ("model", None, "model: "),
+        ("model", {1: DENSE}, "model"),
+        ("model", {"w": 3}, r"model\['w'\]: expected a tensor, got int"),
+        ("model", {"w": DENSE.to_sparse()}, "expected a dense tensor"),
+        ("model", {"w": DENSE.to("meta")}, "expected a dense tensor"),
+        ("model", {"w": torch.zeros(1).expand(10**9)}, "larger than what is stored"),
+        ("iteration", True, "iteration"),
+        ("iteration", 2**70, "iteration"),
+        ("optimizer", {"state": {0: {"step": 3}}, "param_groups": [{}]}, "optimizer"),
+        ("scaler", {"scale": "x"}, "scaler"),
+        ("window", {"steps": -1, "terms": DENSE, "norm": DENSE}, "window"),
+        ("random", {"cpu": [1]}, "random"),
+        ("config", {"a": REPEATED}, "config: nested too deeply"),
+        ("config", {"model": {"backbone": "resnet101_fpn", "widths": 3}}, "config cannot be used"),
+        ("categories", [[1, 1], ["a", "b"]], "categories: expected as many names as ids"),
+        ("format", DENSE, "is of format"),
+    ],
+)
+def test_parts_of_another_shape_are_refused(tmp_path, part, value, message):
+    path = tmp_path / "x.pt"
+    good = run_state(3, {"w": DENSE})
+    checkpoint.save(path, good)
+    assert checkpoint.load(path)["iteration"] == 3
+    checkpoint.save(path, good | {part: value})
+    with pytest.raises(CheckpointError, match=f"x.pt.* {message}") as e:
+        checkpoint.load(path)
+    assert len(str(e.value).splitlines()) == 1 and len(str(e.value)) < 500 + len(str(path))
+
+
+def test_every_flipped_bit_of_the_contents_is_found(tmp_path):
+    path = tmp_path / "x.pt"
+    weights = torch.arange(4096.0)
+    checkpoint.save(path, run_state(3, {"w": weights}))
+    data = path.read_bytes()
+    first = data.index(weights.numpy().tobytes())
+    for n in range(100):
+        at = first + 163 * n
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1 << n % 8]) + data[at + 1 :])
+        with pytest.raises(CheckpointError, match=r"x\.pt .* is damaged.*CRC-32"):
+            checkpoint.load(path)
+
+
+def test_a_compressed_checkpoint_is_refused(tmp_path):
+    """4 MB could take any amount of memory."""
+    path, packed = tmp_path / "x.pt", tmp_path / "packed.pt"
+    checkpoint.save(path, run_state(3, {"w": torch.zeros(1000, 1000)}))
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as other:
+        for name in archive.namelist():
+            other.writestr(name, archive.read(name))
+    with pytest.raises(CheckpointError, match="packed.pt .*compressed"):
+        checkpoint.load(packed)
+
+
+def test_two_savers_of_one_file_leave_a_whole_one(tmp_path):
+    path = tmp_path / "x.pt"
+    checkpoint.save(path, run_state(1, {}), lambda: path.exists() or checkpoint.save(path, run_state(2, {})))
+    assert checkpoint.load(path)["iteration"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
+
+
 def test_another_network_is_listed(tmp_path):
     own, other = small_network(), small_network(classes=5, backbone=DEEP)
     before = {k: v.clone() for k, v in own.state_dict().items()}
@@ -125,6 +195,9 @@ def test_load_what_fits(tmp_path):
     others = {text.split(" ")[0] for text in left_out}
     for name, value in own.state_dict().items():
         assert torch.equal(value, before[name] if name in others else weights[name]), name
+    name = "backbone.stem.0.conv.weight"
+    with pytest.raises(CheckpointError, match=f"diverged: 1 of its tensors .*{name}"):
+        checkpoint.load_what_fits(own, {name: torch.full_like(weights[name], torch.nan)}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="none of its weights fits"):
         checkpoint.load_what_fits(own, {"extra": torch.zeros(2)}, tmp_path / "x.pt")
 

@@ -2,6 +2,8 @@
 
 import signal
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -25,6 +27,34 @@ from nnet.runtime.errors import RunError, exit_code, stopping_reason
 )
 def test_what_ended_a_run_in_words(error, said):
     assert said in stopping_reason(error)
+
+
+HUGE = 2**46  # bytes
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [
+        lambda: torch.empty(HUGE, dtype=torch.uint8),
+        lambda: np.ones(HUGE, np.uint8),
+        lambda: bytearray(HUGE),
+        lambda: cv2.resize(np.zeros((1, 1, 3), np.uint8), (2**30, 2**17)),
+    ],
+    ids=["PyTorch", "NumPy", "Python", "OpenCV"],
+)
+def test_too_little_memory_is_one_line(allocate, capsys):
+    assert exit_code(allocate) == 1
+    assert capsys.readouterr().err.startswith("error: out of memory (")
+
+
+def test_names_that_are_not_text_are_shown(capsys):
+    def fail():
+        print("skipped a\udcff.jpg")
+        raise DataError("b\udcff.jpg: no such file")
+
+    assert exit_code(fail) == 2
+    out, err = capsys.readouterr()
+    assert out == "skipped a\\udcff.jpg\n" and err == "error: b\\udcff.jpg: no such file\n"
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():

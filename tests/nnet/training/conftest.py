@@ -35,6 +35,8 @@ def logged():
 
     messages, logger = [], logging.getLogger(LOGGER)
     before = logger.handlers, logger.level
-    logger.handlers, logger.level = [Messages()], logging.INFO
+    logger.handlers = [Messages()]
+    logger.setLevel(logging.INFO)  # sets it for messages too that were off before
     yield messages
-    logger.handlers, logger.level = before
+    logger.handlers = before[0]
+    logger.setLevel(before[1])

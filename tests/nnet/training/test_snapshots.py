@@ -9,11 +9,12 @@ import torch
 from db import DataError
 from nnet.runtime import checkpoint
 from nnet.training import snapshots
-from nnet.training.snapshots import STATE, Snapshots, replace_by_link
+from nnet.training.snapshots import Snapshots, replace_by_link
+from tests.builders import run_state
 
 
 def state(iteration):
-    return dict.fromkeys(STATE, {}) | {"iteration": iteration, "model": {"w": torch.full((9,), float(iteration))}}
+    return run_state(iteration, {"w": torch.full((9,), float(iteration))})
 
 
 def names(folder):
@@ -85,6 +86,18 @@ def test_later_checkpoints_are_removed_where_a_run_goes_back(tmp_path):
     assert made.clear() == ["00000002.pt", "00000003.pt", "best.pt"]
     assert names(tmp_path) == ["00000001.pt", "last.pt"]
     assert made.saved == 1 and checkpoint.load(made.last)["iteration"] == 1
+
+
+def test_a_damaged_best_does_not_stop_a_run_that_goes_back(tmp_path, caplog):
+    made = saved(tmp_path, 1, 2, keep=3)
+    made.keep_best(2, 0.5)
+    (tmp_path / "best.pt").unlink()  # a link to a checkpoint that stays whole
+    (tmp_path / "best.pt").write_bytes(b"cut short")
+    made = Snapshots(tmp_path, 3)
+    made.find(str(tmp_path / "00000001.pt"))
+    with caplog.at_level("WARNING", logger="nnet"):
+        assert made.clear() == ["00000002.pt"]
+    assert "best.pt cannot be read, and stays" in caplog.text and "best.pt" in names(tmp_path)
 
 
 def test_an_earlier_best_stays(tmp_path):

@@ -60,6 +60,30 @@ def test_a_new_run(tmp_path, logged):
     assert_same_state(state_of(update), before)
 
 
+def without_step(state):
+    del state["optimizer"]["state"][0]["step"]
+
+
+@pytest.mark.parametrize(
+    "part, spoil",
+    [
+        ("optimizer", without_step),
+        ("optimizer", lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(1))),
+        ("optimizer", lambda state: state["optimizer"]["state"][0]["exp_avg_sq"].fill_(torch.nan)),
+        ("optimizer", lambda state: state["optimizer"]["param_groups"][0]["params"].pop()),
+        ("window", lambda state: state["window"].update(terms=torch.zeros(3, 1))),
+        ("random", lambda state: state["random"].update(cpu=torch.zeros(7, dtype=torch.uint8))),
+    ],
+)
+def test_a_part_that_does_not_fit_is_named(run, part, spoil):
+    path = run[0] / "last.pt"
+    state = checkpoint.load(path)
+    spoil(state)
+    checkpoint.save(path, state)
+    with pytest.raises(CheckpointError, match=rf"last\.pt: its {part} cannot be used \("):
+        start(path.parent, stepper(SMALL), resume=str(path))
+
+
 @pytest.mark.parametrize("by_path", [False, True])
 def test_resume(run, logged, by_path):
     folder, trained = run
@@ -86,11 +110,11 @@ def test_what_is_refused(run, tmp_path):
     with pytest.raises(CheckpointError, match="holds weights alone: start from them with --init"):
         start(tmp_path / "new", update, resume=str(tmp_path / "weights.pt"))
     state = checkpoint.load(folder / "last.pt")
-    state.pop("window")
+    window = state.pop("window")
     checkpoint.save(tmp_path / "old.pt", state)
     with pytest.raises(CheckpointError, match="of another version, which stored no window"):
         start(tmp_path / "new", update, resume=str(tmp_path / "old.pt"))
-    checkpoint.save(tmp_path / "other.pt", state | {"window": {}, "categories": [[1], ["a"]]})
+    checkpoint.save(tmp_path / "other.pt", state | {"window": window, "categories": [[1], ["a"]]})
     with pytest.raises(DataError, match="data.train lists other categories than the run of"):
         start(tmp_path / "new", update, resume=str(tmp_path / "other.pt"))
 

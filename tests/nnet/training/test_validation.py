@@ -1,5 +1,6 @@
 """Measurements on the validation split: the loss by hand, what is logged, and what cuts a measurement short."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from db import DataOptions, Split, load_split
 from nnet.detection.detector import Detector
 from nnet.families.options import DetectionOptions
 from nnet.runtime.distributed import Group
+from nnet.runtime.errors import RunError
 from nnet.training import validation
 from nnet.training.metrics import NoLog
 from nnet.training.step import Objective
@@ -53,6 +55,23 @@ def make(folder, images=3, group=None):
     detector = Detector(family, DetectionOptions(embedding_distance=9.0), SIZE, CPU)
     signals = SimpleNamespace(stop=None)
     return Validation(index, detector, Objective(family), images, 2, group or Group(CPU), Log(), signals)
+
+
+def test_a_process_loads_where_one_does_in_training(toy):
+    """The loss is the same, and a hanging disk has the training's limit."""
+    made, own = make(toy), make(toy)
+    made.workers, made.timeout = 2, 30
+    made.loss(7)
+    own.loss(7)
+    assert made.log.rows == own.log.rows and made.log.rows
+
+
+def test_a_hanging_disk_ends_the_loss(toy, monkeypatch):
+    monkeypatch.setattr(validation.TrainingSet, "__getitem__", lambda self, key: time.sleep(600))
+    made = make(toy)
+    made.workers, made.timeout = 1, 1
+    with pytest.raises(RunError, match="loading validation data failed: DataLoader timed out after 1"):
+        made.loss(7)
 
 
 def test_the_loss_is_logged_with_pictures(toy, logged):
