@@ -1,11 +1,13 @@
 """Evaluate a checkpoint:
 
 python test.py CONFIG --checkpoint PATH [--split val|test|train] [--output DIR] [--truth NAME ...] [--analyses NAME ...]
-    [--draw N [--pictures NAME ...] [--beside CONFIG CHECKPOINT]] [key.sub=value ...] [beside.key.sub=value ...]
+    [--draw N [--pictures NAME ...] [--beside CONFIG CHECKPOINT]] [--report] [key.sub=value ...]
+    [beside.key.sub=value ...]
 
 Writes to DIR (by default <split>, or <split>_truth_<names>, beside the checkpoint) the detections in COCO's result
-format, metrics.json with COCO's 12 figures, the false discovery rates and the analyses, and pictures. The results of
-another checkpoint are not overwritten without --overwrite. Exit codes: 0 done, 1 stopped by a fault, 2 bad input.
+format, metrics.json with COCO's 12 figures, figures by class, the false discovery rates and the analyses, pictures,
+and a page about all of it. The results of another checkpoint are not overwritten without --overwrite. Exit codes: 0
+done, 1 stopped by a fault, 2 bad input.
 """
 
 import argparse
@@ -38,6 +40,7 @@ from db import (
 from models.keypoints import CORNERS
 from nnet import analysis
 from nnet.analysis.base import Analysis
+from nnet.analysis.classes import class_figures, class_table
 from nnet.detection.detector import Detector
 from nnet.detection.images import UNREADABLE_LIMIT, detect_images
 from nnet.detection.loading import load_checkpoint, load_weights, report_suspicions
@@ -48,6 +51,8 @@ from nnet.drawing.images import write_image
 from nnet.drawing.pictures.base import Picture, Shown
 from nnet.drawing.pictures.beside import beside
 from nnet.families import FAMILIES, build_family
+from nnet.report.runs import Run
+from nnet.report.write import write_report
 from nnet.runtime.console import set_up_logging, warn
 from nnet.runtime.devices import choose_device, set_up_backends
 from nnet.runtime.discovery import classes_in
@@ -101,6 +106,9 @@ def test(config: configs.Config, args: argparse.Namespace, output: Path, group: 
     if group.first:
         for message in missing:
             print(message, file=sys.stderr)
+        if args.report:
+            page = write_report(output / "report", [Run(output, config, index, metrics, results)], [detector])
+            print(f"report: {page}")
         report(results, unreadable, len(index), output)
         if missing:
             raise RunError(f"{len(missing)} images could not be drawn ({missing[0]}); results and figures are complete")
@@ -134,6 +142,7 @@ def check_wanted(args: argparse.Namespace, detector: Detector, annotated: bool) 
     """Raise ConfigError where the network or the data lack what an option needs."""
     wanted = [(f"--truth {name}", False, True) for name in args.truth]
     wanted += [(f"--analyses {name}", ANALYSES[name].needs_corners, True) for name in args.analyses]
+    wanted += [("--report", False, True)] if args.report else []
     for name in args.pictures if args.draw else []:
         wanted.append((f"--pictures {name}", PICTURES[name].needs_corners, PICTURES[name].needs_objects))
     for option, needs_corners, needs_objects in wanted:
@@ -211,11 +220,12 @@ def measure(index: AnnotationIndex, results: list[dict], output: Path, args: arg
         print(note if path.name == "results.json" else submission_note(path))
         return {}
     evaluation, rates = evaluate(index, results), false_discovery(index, results)
-    print(evaluation.table)
+    by_class = class_figures(evaluation.matches, index.category_names)
+    print(f"{evaluation.table}\n{class_table(by_class)}")
     shown = ", ".join(f"{k} {v:.3f}" for k, v in rates.items() if v is not None)
     print(f" False discovery rates: {shown}")
     by_iou = {f"AP{100 * t:.0f}": evaluation.by_iou[t] for t in (0.6, 0.7, 0.8, 0.9)}
-    return evaluation | by_iou | rates | {"AP_per_class": evaluation.per_class}
+    return evaluation | by_iou | rates | {"AP_per_class": evaluation.per_class, "by_class": by_class}
 
 
 def draw(
@@ -272,6 +282,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar=("CONFIG", "CHECKPOINT"),
         help="with --draw: also draw the detections of another network; beside.key.sub=value are options of its config",
     )
+    parser.add_argument("--report", action="store_true", help="also write a page about the results, report/index.html")
     named = {
         "truth": (TRUTHS, "predictions that the annotation replaces"),
         "analyses": (tuple(ANALYSES), "figures beyond COCO's"),

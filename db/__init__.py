@@ -1,6 +1,6 @@
 """Annotated images on disk and their metrics.
 
-In reading order: index, coco, formats, splits, inspection, images, results, evaluation; then toy, convert,
+In reading order: index, coco, formats, splits, inspection, images, results, matches, evaluation; then toy, convert,
 segmentations, coco_categories.
 """
 
@@ -12,6 +12,7 @@ from .formats import READERS
 from .images import UnreadableImage, read_image
 from .index import AnnotationIndex, Objects
 from .inspection import inspect_annotations
+from .matches import ClassMatches, Matches
 from .results import coco_results, results_name, submission_note, to_results, write_results
 from .splits import DataOptions, Split, load_split, split_files
 
@@ -20,9 +21,11 @@ __all__ = [
     "FIGURES",
     "READERS",
     "AnnotationIndex",
+    "ClassMatches",
     "DataError",
     "DataOptions",
     "Evaluation",
+    "Matches",
     "Objects",
     "Split",
     "UnreadableImage",

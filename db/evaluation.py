@@ -6,6 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from functools import cached_property
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -13,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from .errors import DataError
 from .index import AnnotationIndex
+from .matches import Matches
 from .results import check_results
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -28,11 +30,18 @@ class Evaluation(dict):
         per_class: AP of each category by name (see unique_names); None for categories without an object.
         by_iou: AP at each IoU threshold (keys rounded to 6 decimals).
         table: pycocotools' summary as text, 12 lines.
+        coco: pycocotools' evaluation.
     """
 
     per_class: dict[str, float | None]
     by_iou: dict[float, float | None]
     table: str
+    coco: COCOeval
+
+    @cached_property
+    def matches(self) -> Matches:
+        """Which detection matches which object."""
+        return Matches.of(self.coco)
 
 
 def evaluate(
@@ -73,6 +82,7 @@ def evaluate(
     figures.per_class = {names[c]: _mean(precision[:, :, k]) for k, c in enumerate(evaluation.params.catIds)}
     figures.by_iou = {round(float(t), 6): _mean(precision[k]) for k, t in enumerate(evaluation.params.iouThrs)}
     figures.table = table.getvalue().rstrip("\n")
+    figures.coco = evaluation
     return figures
 
 

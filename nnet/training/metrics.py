@@ -201,7 +201,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def draw_curves(folder: Path) -> Path | None:
     """Draw `folder`/curves.png from its metrics.jsonl: loss terms, validation loss and AP. None without rows."""
-    rows = read_metrics(folder / "metrics.jsonl")
+    panels = curve_panels(read_metrics(folder / "metrics.jsonl"))
+    if not panels:
+        return None
+    plot_panels(folder / "curves.png", panels)
+    return folder / "curves.png"
+
+
+def curve_panels(rows: Sequence[dict[str, Any]]) -> list[Panel]:
+    """The charts of the rows of a metrics.jsonl, those that have data."""
 
     def series(*names: str) -> dict[str, tuple[list, list]]:
         found = {name: [(row["iteration"], row[name]) for row in rows if row.get(name) is not None] for name in names}
@@ -214,8 +222,4 @@ def draw_curves(folder: Path) -> Path | None:
         Panel(losses if "val_loss" in losses else {}, "training and validation loss", "iteration", log_y=True),
         Panel(series("val_AP", "val_AP50", "val_AP75"), "validation AP", "iteration"),
     ]
-    panels = [panel for panel in panels if panel.series]
-    if not panels:
-        return None
-    plot_panels(folder / "curves.png", panels)
-    return folder / "curves.png"
+    return [panel for panel in panels if panel.series]
