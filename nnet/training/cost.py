@@ -1,8 +1,9 @@
-"""Print what the network of a config costs: python -m nnet.training.cost CONFIG [key.sub=value ...]
+"""Print what the network of a config costs: python -m nnet.training.cost CONFIG ... [key.sub=value ...]
     [--classes N] [--depth N] [--json]
 
-Parameters and floating-point operations by part, and the peak memory of activations, at data.input_size. They are
-computed without data, GPU or memory for the network, see models/cost.py. Exit codes: 0 done, 2 bad input.
+Parameters and floating-point operations by part, and the peak memory of activations, at data.input_size; of several
+configs, a table with a row per config. They are computed without data, GPU or memory for the network, see
+models/cost.py. Exit codes: 0 done, 2 bad input.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import argparse
 import json
 import signal
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -18,6 +21,7 @@ import configs
 from db import DataError, load_split
 from models.cost import Cost, measure
 from nnet.families import build_family
+from nnet.runtime.console import progress_bar
 from nnet.runtime.errors import exit_code
 from nnet.training.data import check_batch_norm
 from nnet.training.step import checkpoint_activations
@@ -73,6 +77,24 @@ def report(cost: Cost, size: tuple[int, int]) -> str:
     )
 
 
+def table(costs: Mapping[str, Cost]) -> str:
+    """The costs of several configs in Markdown."""
+    lines = [
+        "| config | parameters | GFLOP, testing | GFLOP, training step | activations per micro-batch |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for path, cost in costs.items():
+        cells = [Path(path).stem, f"{cost.parameters / 1e6:.1f}M", gflop(cost.testing), gflop(cost.step)]
+        images = f"{cost.images} image{'s' if cost.images > 1 else ''}"
+        lines.append(f"| {' | '.join(cells)} | {memory(cost.training_memory)}, {images} |")
+    return "\n".join(lines)
+
+
+def gflop(operations: float) -> str:
+    """A number of operations in 10^9, with a decimal where it is small."""
+    return f"{operations / 1e9:,.0f}" if operations >= 1e11 else f"{operations / 1e9:.1f}"
+
+
 def memory(size: int) -> str:
     """A number of bytes for the reader."""
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
@@ -81,10 +103,10 @@ def memory(size: int) -> str:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m nnet.training.cost",
-        description="Print parameters, GFLOP and memory of the network of a config.",
+        description="Print parameters, GFLOP and memory of the network of a config, or of several.",
         epilog="Options may be changed by key.sub=value, anywhere on the command line.",
     )
-    parser.add_argument("config", help="YAML file, as those in configs/")
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="YAML file, as those in configs/")
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes (default: that of data.train)")
     parser.add_argument("--depth", type=int, default=2, metavar="N", help="how deep the parts lie (default: 2)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -102,14 +124,22 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
 
     def script() -> None:
-        config = configs.load(args.config, args.overrides)
-        classes, origin = (args.classes, "as given") if args.classes else number_of_classes(config)
-        cost, size = network_cost(config, classes, args.depth), config.data.input_size
+        costs, described = {}, []
+        for path in progress_bar(args.configs, desc="networks", disable=len(args.configs) == 1, leave=False):
+            config = configs.load(path, args.overrides)
+            classes, origin = (args.classes, "as given") if args.classes else number_of_classes(config)
+            cost, size = network_cost(config, classes, args.depth), config.data.input_size
+            costs[path] = cost
+            if args.json:
+                values = {"config": path, "input_size": list(size), "classes": classes}
+                described.append(values | cost._asdict() | {"parts": [part._asdict() for part in cost.parts]})
+            else:
+                title = f"{path}: images of {size[0]}x{size[1]}, {classes} classes ({origin})"
+                described.append(f"{title}\n\n{report(cost, size)}")
         if args.json:
-            values = {"config": args.config, "input_size": list(size), "classes": classes}
-            print(json.dumps(values | cost._asdict() | {"parts": [part._asdict() for part in cost.parts]}, indent=1))
+            print(json.dumps(described if len(described) > 1 else described[0], indent=1))
         else:
-            print(f"{args.config}: images of {size[0]}x{size[1]}, {classes} classes ({origin})\n\n{report(cost, size)}")
+            print(table(costs) if len(costs) > 1 else described[0])
 
     return exit_code(script, configs.ConfigError)
 
