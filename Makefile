@@ -18,12 +18,15 @@ SOURCES := setup.py pyproject.toml $(wildcard external/soft_nms/*.c external/*/b
 
 .PHONY: demo test fuzz build lint sanitize gpu clean
 
-# Draws the toy data, trains a small CornerNet on it, evaluates it and draws its detections. Resumes an interrupted run.
+# Draws the toy data, trains a small CornerNet on it, evaluates it, and finds the objects in a picture. Resumes an
+# interrupted run.
 demo: build
 	$(BIN)/python -m db.toy --output data/toy
 	$(BIN)/python train.py configs/toy.yaml --output runs/toy --resume
-	$(BIN)/python test.py configs/toy.yaml --checkpoint runs/toy/last.pt --output runs/toy --draw 8
+	$(BIN)/python test.py configs/toy.yaml --checkpoint runs/toy/last.pt --output runs/toy --draw 8 --report
+	$(BIN)/python detect.py --checkpoint runs/toy/last.pt data/toy/val/000802.jpg --output runs/toy/found
 	@echo "Done: metrics.json, pictures, curves.png and the log (metrics.jsonl, TensorBoard) are in runs/toy"
+	@echo "The objects found in a picture: runs/toy/found/pictures. Open in a browser: runs/toy/report/index.html"
 
 # Two processes, each with whole files: many tests wait for the programs that they start
 test: build

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("runtime", "families", "detection", "analysis", "drawing", "training")
+ROOMS = ("runtime", "families", "detection", "analysis", "drawing", "training", "report")
 # What each folder may import of the repository, besides itself
 ALLOWED = {
     "external": set(),
@@ -18,6 +18,7 @@ ALLOWED = {
 }
 # Run by `python -m`, or imported by users: they may read configs
 ENTRY_POINTS = {"nnet/analysis/tables.py", "nnet/api.py", "nnet/drawing/browse.py", "nnet/training/cost.py"}
+ENTRY_POINTS |= {f"nnet/report/{name}.py" for name in ("__main__", "compare", "runs")}
 
 
 def imported(path: Path) -> set[str]:

@@ -51,7 +51,7 @@ def test_interval_of_a_binomial():
     """A run that finds the objects of half of the images: in resamples, the number of such images is binomial."""
     half = everything()
     half[::2] = False
-    figures, by_class = compared(everything(), half, resamples=4000)
+    figures, by_class = compared(everything(), half, resamples=1500)
     cumulative = np.cumsum([math.comb(IMAGES, n) / 2**IMAGES for n in range(IMAGES + 1)])
     low, high = (int(np.searchsorted(cumulative, level)) for level in (0.025, 0.975))
     assert (low, high) == (40, 60)
