@@ -24,11 +24,22 @@ FIGURES = {
     "AP": "mean over IoU 0.50 to 0.95",
     **{f"AP{n}": f"IoU {n / 100}" for n in (50, 60, 70, 75, 80, 90)},
     **dict(zip(("APs", "APm", "APl"), ("small objects", "medium objects", "large objects"), strict=True)),
-    **{f"AR{n}": f"recall with {n} detections per image" for n in (1, 10, 100)},
+    **{f"AR{n}": f"recall, at most {n} of each class per image" for n in (1, 10, 100)},
     **dict(zip(("ARs", "ARm", "ARl"), ("small objects", "medium objects", "large objects"), strict=True)),
     "FD": "false discovery rate, mean over IoU 0.05 to 0.50",
     **{f"FD{n}": f"IoU {n / 100}" for n in (5, 25, 50)},
     **dict(zip(("FDs", "FDm", "FDl"), ("small objects", "medium objects", "large objects"), strict=True)),
+}
+ERRORS = {
+    "classification": "IoU of 0.5 with an object of another class",
+    "localisation": "IoU of 0.1 to 0.5 with an object of its class",
+    "both": "IoU of 0.1 to 0.5 with an object of another class",
+    "duplicate": "the object has a detection of a higher score",
+    "background": "IoU below 0.1 with every object",
+    "missed": "object that no detection could be fixed to match",
+    "wrong_pairing": "the corners of two objects",
+    "wrong_corner": "a corner, or the class, is wrong",
+    "imprecise": "the corners of one object, but an IoU below 0.5",
 }
 Differences = tuple[Mapping[str, Difference], Mapping[str, Difference]]
 Cell = str | tuple[str, float]
@@ -83,13 +94,16 @@ def section(title: str, text: str, *parts: str) -> str:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], marked: Sequence[bool] = ()) -> str:
     """A table whose rows are sorted by a click on a heading. marked: rows in bold."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    numbers = [any(isinstance(row[n], tuple) for row in rows) for n in range(len(columns))]
+    styles = [" class=number" if number else "" for number in numbers]
+    head = "".join(f"<th{style}>{html.escape(name)}</th>" for name, style in zip(columns, styles, strict=True))
     body = []
     for n, row in enumerate(rows):
         tags = []
-        for cell in row:
+        for cell, style in zip(row, styles, strict=True):
             text, value = cell if isinstance(cell, tuple) else (html.escape(cell), None)
-            tags.append(f"<td>{text}</td>" if value is None else f'<td data-value="{value:g}">{text}</td>')
+            sort_key = "" if value is None else f' data-value="{value:g}"'
+            tags.append(f"<td{style}{sort_key}>{text}</td>")
         body.append(f"<tr{' class=star' if marked and marked[n] else ''}>{''.join(tags)}</tr>")
     table = f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
     return f'<div class="scroll">{table}</div>'
@@ -201,11 +215,8 @@ def error_tables(runs: Sequence[Run]) -> str:
         for title, group in both:
             parts.append(f"<div><h3>{html.escape(run.name)}</h3>{error_table(title, group, most)}</div>")
     note = (
-        "Cost: how much AP50 rises when the errors of this kind alone are fixed. TIDE (Bolya et al., 2020): a wrong "
-        "class, an IoU of 0.1 to 0.5, both, a second detection of an object, no object, an object that no detection "
-        "could be fixed to match. CornerNet, Figure 9: corners of two objects, a wrong corner, the right corners but "
-        "an IoU below 0.5; their cost is the rise when these detections are removed. All scores count, of 100 "
-        "detections per image."
+        "Cost: how much AP50 rises when the errors of this kind alone are fixed (TIDE, Bolya et al., 2020), or when the "
+        "detections are removed (CornerNet, Figure 9). Detections of all scores count, the best 100 of each image."
     )
     return section("Errors", note, f'<div class="columns">{"".join(parts)}</div>')
 
@@ -216,8 +227,9 @@ def error_table(title: str, group: Mapping[str, Mapping[str, float]], most: floa
     for kind, figures in group.items():
         bar = f'<span class="bar" style="width:{120 * figures["cost"] / most if most else 0:.0f}px"></span>'
         counted = (f"{figures['errors']:,}", figures["errors"])
-        rows.append([kind.replace("_", " "), counted, percent(figures["cost"]), (bar, figures["cost"])])
-    return table([title, "errors", "cost (AP50)", ""], rows)
+        cost = (bar, figures["cost"])
+        rows.append([kind.replace("_", " "), counted, percent(figures["cost"]), cost, ERRORS[kind]])
+    return table([title, "errors", "cost (AP50)", "", "meaning"], rows)
 
 
 def chart_sections(runs: Sequence[Run]) -> list[str]:

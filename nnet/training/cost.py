@@ -91,8 +91,9 @@ def table(costs: Mapping[str, Cost]) -> str:
 
 
 def gflop(operations: float) -> str:
-    """A number of operations in 10^9, with a decimal where it is small."""
-    return f"{operations / 1e9:,.0f}" if operations >= 1e11 else f"{operations / 1e9:.1f}"
+    """A number of operations in 10^9, for the reader."""
+    billions = operations / 1e9
+    return f"{billions:,.0f}" if billions >= 100 else f"{billions:.1f}" if billions >= 1 else f"{billions:.2g}"
 
 
 def memory(size: int) -> str:

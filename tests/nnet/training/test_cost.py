@@ -1,6 +1,7 @@
 """python -m nnet.training.cost."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -55,6 +56,33 @@ def test_anchors(config):
     figures = cost.network_cost(options, 6)
     assert 0 < figures.testing == figures.training < figures.step  # one stack
     assert {"heads.0", "features.0"} <= {part.name for part in figures.parts}
+
+
+def test_several_configs_make_a_table(config, capsys):
+    assert cost.main([config, config, "--classes", "80", "data.input_size=[191,191]"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    found = cost.network_cost(load(config, ["data.input_size=[191,191]"]), 80)
+    assert rows[2] == rows[3] and f"| {cost.gflop(found.testing)} | {cost.gflop(found.step)} |" in rows[2]
+    assert len(figures(capsys, config, config)) == 2
+
+
+@pytest.mark.slow
+def test_the_list_of_configs_states_the_cost(repository):
+    """The column of docs/configs.md, and the table of docs/tools.md."""
+    listed = re.findall(r"^\| \[(\w+)\.yaml\].*\| ([^|]+) \|$", (repository / "docs/configs.md").read_text(), re.M)
+    assert len(listed) == len(list((repository / "configs").glob("*.yaml")))
+    table = (repository / "docs/tools.md").read_text()
+    known = {}
+    for name, stated in listed:
+        options = load(repository / "configs" / f"{name}.yaml")
+        key = repr((options.model, options.data.input_size, options.train.checkpointing))
+        try:
+            known[key] = known.get(key) or cost.network_cost(options, cost.COCO_CLASSES)
+        except MissingPackage:
+            continue
+        assert stated == f"{cost.gflop(known[key].testing)} / {cost.gflop(known[key].step)}", name
+        for row in re.findall(rf"^\| {name}\b.*", table, re.M):
+            assert f"| {cost.gflop(known[key].testing)} | {cost.gflop(known[key].step)} |" in row
 
 
 def test_bad_input(config, capsys):
