@@ -162,6 +162,8 @@ def points(
     best: by object, the detection that becomes right; others are removed.
     """
     found = []
+    if fix is not None:  # tidecv has the errors first then, which matters for equal scores
+        judged = sorted(judged, key=lambda d: d.kind == "right")
     for d in judged:
         if d.kind == "right":
             found.append((d.label, d.score, True))
@@ -170,8 +172,6 @@ def points(
                 found.append((d.label, d.score, False))
         elif best and best.get(d.row) is d:
             found.append((int(index.labels[d.row]), d.score, True))
-    if fix is not None:  # among those of the same score, tidecv has the errors first then
-        found.sort(key=lambda point: point[2])
     labels, scores, right = zip(*found, strict=True) if found else ((), (), ())
     return np.array(labels, np.int64), np.array(scores, np.float64), np.array(right, bool)
 
