@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -204,43 +205,45 @@ def figure_cell(value: float | int | None) -> Cell:
 
 
 def error_tables(runs: Sequence[Run]) -> str:
-    """The kinds of errors of TIDE, and those of CornerNet, of each run."""
-    parts = []
-    for run in runs:
-        tide = tide_figures(run.judged, run.index)
-        kinds = {kind: tide[kind] for kind in KINDS}
-        pairing = pairing_figures(run.judged, run.index, run.results, run.config.penalty)
-        both = [("kind (TIDE)", kinds), ("false detections (CornerNet)", pairing)]
-        most = max([figures["cost"] for _, group in both for figures in group.values()])
-        for title, group in both:
-            parts.append(f"<div><h3>{html.escape(run.name)}</h3>{error_table(title, group, most)}</div>")
+    """The kinds of errors of TIDE, and those of CornerNet, of all runs."""
+    tide = [tide_figures(run.judged, run.index) for run in runs]
+    kinds = [{kind: figures[kind] for kind in KINDS} for figures in tide]
+    pairing = [pairing_figures(run.judged, run.index, run.results, run.config.penalty) for run in runs]
+    most = max(figures["cost"] for own in (*kinds, *pairing) for figures in own.values())
+    tables = [error_table("kind (TIDE)", kinds, most), error_table("kind (CornerNet)", pairing, most)]
     note = (
-        "Cost: how much AP50 rises when the errors of this kind alone are fixed (TIDE, Bolya et al., 2020), or when the "
-        "detections are removed (CornerNet, Figure 9). Detections of all scores count, the best 100 of each image."
+        "Cost: how much AP50 rises when the errors of this kind alone are fixed (TIDE, Bolya et al., 2020), or when "
+        "the detections are removed (CornerNet, Figure 9). Detections of all scores count, the best 100 of each image."
     )
-    return section("Errors", note, f'<div class="columns">{"".join(parts)}</div>')
+    return section("Errors", note, *tables)
 
 
-def error_table(title: str, group: Mapping[str, Mapping[str, float]], most: float) -> str:
-    """Counts and costs. most: the cost whose bar is the longest."""
+def error_table(title: str, by_run: Sequence[Mapping[str, Mapping[str, float]]], most: float) -> str:
+    """Counts and costs by kind, of one run or two. most: the cost whose bar is the longest."""
     rows: list[list[Cell]] = []
-    for kind, figures in group.items():
-        bar = f'<span class="bar" style="width:{120 * figures["cost"] / most if most else 0:.0f}px"></span>'
-        counted = (f"{figures['errors']:,}", figures["errors"])
-        cost = (bar, figures["cost"])
-        rows.append([kind.replace("_", " "), counted, percent(figures["cost"]), cost, ERRORS[kind]])
-    return table([title, "errors", "cost (AP50)", "", "meaning"], rows)
+    for kind in by_run[0]:
+        row: list[Cell] = [kind.replace("_", " ")]
+        for figures in (own[kind] for own in by_run):
+            bar = f'<span class="bar" style="width:{120 * figures["cost"] / most if most else 0:.0f}px"></span>'
+            counted = (f"{figures['errors']:,}", figures["errors"])
+            row += [counted, percent(figures["cost"]), (bar, figures["cost"])]
+        rows.append([*row, ERRORS[kind]])
+    names = [f" {letter}" for letter in "AB"] if len(by_run) > 1 else [""]
+    columns = [column for name in names for column in (f"errors{name}", f"cost{name} (AP50)", "")]
+    return table([title, *columns, "meaning"], rows)
 
 
 def chart_sections(runs: Sequence[Run]) -> list[str]:
-    """The charts of all runs, by section."""
+    """The charts of all runs, by section; those of two runs are side by side."""
     by_run = [charts(run) for run in runs]
     sections = []
     for title in by_run[0]:
         parts = []
-        for run, own in zip(runs, by_run, strict=True):
-            heading = f"<h3>{html.escape(run.name)}</h3>" if len(runs) > 1 and own[title] else ""
-            parts += [f"<div>{heading}{chart}</div>" for chart in own[title]]
+        for pair in itertools.zip_longest(*(own[title] for own in by_run), fillvalue=""):
+            for run, chart in zip(runs, pair, strict=True):
+                heading = f"<h3>{html.escape(run.name)}</h3>" if len(runs) > 1 and chart else ""
+                parts.append(f"<div>{heading}{chart}</div>")
         if parts:
-            sections.append(section(title.capitalize(), "", f'<div class="columns">{"".join(parts)}</div>'))
+            kind = "columns pairs" if len(runs) > 1 else "columns"
+            sections.append(section(title.capitalize(), "", f'<div class="{kind}">{"".join(parts)}</div>'))
     return sections
