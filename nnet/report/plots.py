@@ -140,4 +140,5 @@ def draw_bars(axes: Axes, groups: Mapping[str, Sequence[float]], edges: np.ndarr
     """Draw a histogram with the groups on top of each other."""
     colours = [LINE_COLOURS[2], LINE_COLOURS[1]]
     axes.hist(list(groups.values()), edges, stacked=True, color=colours, label=list(groups), rwidth=0.92)
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.legend(fontsize="small", framealpha=0.8)
