@@ -5,20 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from db import Matches
-from nnet.analysis.errors import FALSE_POSITIVE_IOU, MIN_SCORE
+from nnet.analysis.errors import FALSE_POSITIVE_IOU
+from nnet.families.options import SHOWN_SCORE
 
 
 def class_figures(matches: Matches, names: tuple[str, ...]) -> dict[str, dict[str, float | int | None]]:
     """The figures of each class by name.
 
-    AP and AP50 are COCO's. The others count detections with a score of at least MIN_SCORE: true and false positives at
+    AP and AP50 are COCO's. The others count detections with a score of at least SHOWN_SCORE: true and false positives at
     an IoU of FALSE_POSITIVE_IOU, precision, and the recall of the annotated objects. None where there is nothing to
     measure.
     """
     t, once = matches.threshold(FALSE_POSITIVE_IOU), np.ones((1, matches.images), np.int64)
     figures = {}
     for name, own in zip(names, matches.classes["all"], strict=True):
-        ap, objects, sure = own.average_precision(once)[:, 0], int(own.annotated.sum()), own.scores >= MIN_SCORE
+        ap, objects, sure = own.average_precision(once)[:, 0], int(own.annotated.sum()), own.scores >= SHOWN_SCORE
         right, counted = int((own.right[t] & sure).sum()), int((own.counted[t] & sure).sum())
         figures[name] = {
             "AP": float(ap.mean()) if objects else None,
@@ -40,5 +41,5 @@ def class_table(figures: dict[str, dict[str, float | int | None]]) -> str:
     for name, values in figures.items():
         cells = ["-" if v is None else f"{v:,}" if isinstance(v, int) else f"{v:.3f}" for v in values.values()]
         lines.append("  ".join([f" {name.ljust(width)}", *(f"{cell:>9}" for cell in cells)]))
-    note = f" Precision, recall, right and false: of scores of at least {MIN_SCORE}, at IoU {FALSE_POSITIVE_IOU}."
+    note = f" Precision, recall, right and false: of scores of at least {SHOWN_SCORE}, at IoU {FALSE_POSITIVE_IOU}."
     return "\n".join([*lines, note])

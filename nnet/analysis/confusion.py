@@ -8,8 +8,9 @@ import numpy as np
 
 from db import AnnotationIndex, Matches, Objects, evaluate
 from nnet.analysis.base import Analysis
-from nnet.analysis.errors import FALSE_POSITIVE_IOU, MIN_SCORE
+from nnet.analysis.errors import FALSE_POSITIVE_IOU
 from nnet.analysis.overlap import iou_with_objects
+from nnet.families.options import SHOWN_SCORE
 
 
 class Confusion(Analysis):
@@ -20,14 +21,14 @@ class Confusion(Analysis):
 
     def figures(self, records: list[Any], results: list[dict]) -> dict[str, Any]:
         matrix = confusion_matrix(self.index, results, evaluate(self.index, results, iou_thresholds=[0.5]).matches)
-        return {"min_score": MIN_SCORE, "classes": list(self.index.category_names), "matrix": matrix.tolist()}
+        return {"min_score": SHOWN_SCORE, "classes": list(self.index.category_names), "matrix": matrix.tolist()}
 
 
 def confusion_matrix(index: AnnotationIndex, results: list[dict], matches: Matches) -> np.ndarray:
     """(C + 1, C + 1) counts: rows are the objects' classes, columns the detected ones. The last row is the background.
 
     The last column are missed objects. The diagonal are COCO's true positives at FALSE_POSITIVE_IOU among detections
-    with a score of at least MIN_SCORE. The other detections, by descending score, take the object that they overlap
+    with a score of at least SHOWN_SCORE. The other detections, by descending score, take the object that they overlap
     most of those that are left, with at least this IoU. What is left belongs to the background, or is missed.
 
     Args:
@@ -38,7 +39,7 @@ def confusion_matrix(index: AnnotationIndex, results: list[dict], matches: Match
     free = ~index.crowd  # objects that no detection has taken
     others = []  # (image, score, class, position in the results) of false detections
     for k, own in enumerate(matches.classes["all"]):
-        sure = own.scores >= MIN_SCORE
+        sure = own.scores >= SHOWN_SCORE
         right, false = own.right[t] & sure, own.counted[t] & ~own.right[t] & sure
         free[own.objects[t, right]] = False
         matrix[k, k] = right.sum()

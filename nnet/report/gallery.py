@@ -10,15 +10,15 @@ import cv2
 import numpy as np
 
 from db import UnreadableImage, read_image
-from nnet.analysis.errors import MIN_SCORE
 from nnet.analysis.tide import KINDS
 from nnet.detection.detector import Detector
 from nnet.drawing.images import resized, write_image
+from nnet.families.options import SHOWN_SCORE
 from nnet.report.runs import Run
 from nnet.runtime.console import progress_bar
 
 SIDE = 400  # longest side of the pictures in pixels
-SHOWN_SCORE = 0.05  # detections with a lower score are not on the page
+LOWEST_SCORE = 0.05  # detections with a lower score are not on the page
 BOX_KINDS = ("right", *KINDS[:-1])  # of detections, as the page numbers them
 THOUSAND = 1000  # scores are whole numbers on the page
 
@@ -69,10 +69,10 @@ def write_heatmaps(run: Run, detector: Detector, number: int, folder: Path, pref
 
 
 def count_errors(run: Run) -> np.ndarray:
-    """The number of false detections and missed objects of each image, at a score of MIN_SCORE: (N,)."""
-    false = [d.image for d in run.judged if d.kind != "right" and not d.ignored and d.score >= MIN_SCORE]
+    """The number of false detections and missed objects of each image, at a score of SHOWN_SCORE: (N,)."""
+    false = [d.image for d in run.judged if d.kind != "right" and not d.ignored and d.score >= SHOWN_SCORE]
     missed = ~run.index.crowd
-    missed[[d.row for d in run.judged if d.kind == "right" and d.score >= MIN_SCORE]] = False
+    missed[[d.row for d in run.judged if d.kind == "right" and d.score >= SHOWN_SCORE]] = False
     owners = np.repeat(np.arange(len(run.index)), np.diff(run.index.first))
     return np.bincount([*false, *owners[missed]], minlength=len(run.index))
 
@@ -97,7 +97,7 @@ def box_numbers(run: Run) -> dict[str, list[list[int]]]:
         score = int(THOUSAND * d.score)  # rounded down, so that no detection is shown at a threshold above its score
         if d.kind == "right":
             scores[d.row] = score
-        if d.score >= SHOWN_SCORE and not d.ignored:
+        if d.score >= LOWEST_SCORE and not d.ignored:
             box = [round(value) for value in run.results[d.detection]["bbox"]]
             boxes[d.image] += [*box, score, d.label, BOX_KINDS.index(d.kind)]
     first: Sequence[Any] = run.index.first.tolist()

@@ -13,10 +13,10 @@ from typing import Any
 from nnet.analysis.bootstrap import LEVEL, Difference
 from nnet.analysis.classes import class_figures
 from nnet.analysis.confusion import confusion_matrix
-from nnet.analysis.errors import MIN_SCORE
 from nnet.analysis.tide import KINDS, pairing_figures, tide_figures
+from nnet.families.options import SHOWN_SCORE
 from nnet.report.compare import cells
-from nnet.report.gallery import BOX_KINDS, SHOWN_SCORE, box_numbers, object_numbers
+from nnet.report.gallery import BOX_KINDS, LOWEST_SCORE, box_numbers, object_numbers
 from nnet.report.plots import charts
 from nnet.report.runs import Run
 
@@ -75,7 +75,7 @@ def write_page(
     values = {
         "title": html.escape(title),
         "sections": "\n".join(sections),
-        "min_score": str(MIN_SCORE),
+        "shown_score": str(SHOWN_SCORE),
         "data": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/"),
     }
     for name, value in values.items():
@@ -134,7 +134,7 @@ def overview(runs: Sequence[Run]) -> str:
             ]
         )
     columns = ["run", "checkpoint", "iteration", "split", "images", "unreadable", "detections", "seconds per image"]
-    note = f"Detections with scores below {SHOWN_SCORE} count for the figures, but are not among the pictures below."
+    note = f"Detections with scores below {LOWEST_SCORE} count for the figures, but are not among the pictures below."
     return section("Runs", note, table(columns, rows))
 
 
@@ -184,7 +184,7 @@ def class_tables(runs: Sequence[Run], differences: Differences | None) -> str:
     """The figures of each class: of one run, or the AP of two with their difference."""
     names = runs[0].index.category_names
     by_run = [class_figures(run.evaluation.matches, names) for run in runs]
-    note = f"Precision, recall and counts are those of scores of at least {MIN_SCORE}, at IoU 0.5."
+    note = f"Precision, recall and counts are those of scores of at least {SHOWN_SCORE}, at IoU 0.5."
     if differences is None:
         rows = [[name, *map(figure_cell, figures.values())] for name, figures in by_run[0].items()]
         columns = ["class", "AP", "AP50", "precision", "recall", "objects", "right", "false"]

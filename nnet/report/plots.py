@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnet.analysis.errors import FALSE_POSITIVE_IOU, MIN_SCORE
+from nnet.analysis.errors import FALSE_POSITIVE_IOU
 from nnet.drawing.charts import LINE_COLOURS, draw_panels
+from nnet.families.options import SHOWN_SCORE
 from nnet.report.runs import Run
 from nnet.training.metrics import curve_panels
 
@@ -123,9 +124,9 @@ def score_histogram(run: Run) -> str:
 def size_histogram(run: Run) -> str:
     """The sizes of found and of missed objects."""
     found = np.zeros(len(run.index.boxes), bool)
-    found[[d.row for d in run.judged if d.kind == "right" and d.score >= MIN_SCORE]] = True
+    found[[d.row for d in run.judged if d.kind == "right" and d.score >= SHOWN_SCORE]] = True
     there, sizes = ~run.index.crowd, np.sqrt(run.index.extents.prod(1)).clip(1)
-    title = f"sizes of the objects, score {MIN_SCORE}"
+    title = f"sizes of the objects, score {SHOWN_SCORE}"
     figure, axes = new_axes(title=title, xlabel="square root of the area in pixels", ylabel="objects")
     edges = np.geomspace(sizes.min(), sizes.max() * 1.001, 21)
     draw_bars(axes, {"found": sizes[there & found], "missed": sizes[there & ~found]}, edges)

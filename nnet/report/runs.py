@@ -94,8 +94,8 @@ def load_run(folder: Path) -> Run:
     if lacking:
         raise DataError(f"{path} lacks {', '.join(lacking)}: run test.py again")
     config = configs.from_dict(metrics["config"], str(path))
-    if metrics["split"] not in ("train", "val", "test") or getattr(config.data, metrics["split"]) is None:
-        raise DataError(f"{path}: split: the config of the run has no data.{metrics['split']}")
+    if metrics["split"] not in ("train", "val", "test"):
+        raise DataError(f"{path}: split: expected train, val or test, got {metrics['split']!r}")
     index = load_split(config.data, metrics["split"], require_boxes=False)
     return check(Run(folder, config, index, metrics, read_results(folder / "results.json")))
 
