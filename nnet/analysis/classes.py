@@ -12,9 +12,8 @@ from nnet.families.options import SHOWN_SCORE
 def class_figures(matches: Matches, names: tuple[str, ...]) -> dict[str, dict[str, float | int | None]]:
     """The figures of each class by name.
 
-    AP and AP50 are COCO's. The others count detections with a score of at least SHOWN_SCORE: true and false positives at
-    an IoU of FALSE_POSITIVE_IOU, precision, and the recall of the annotated objects. None where there is nothing to
-    measure.
+    AP and AP50 are COCO's. The others are of detections with a score of at least SHOWN_SCORE: true and false positives
+    at an IoU of FALSE_POSITIVE_IOU, precision, and recall. None where there is nothing to measure.
     """
     t, once = matches.threshold(FALSE_POSITIVE_IOU), np.ones((1, matches.images), np.int64)
     figures = {}
