@@ -197,7 +197,8 @@ def test_options_that_the_network_or_the_data_have_nothing_for(config, run, toy,
     line = refused(capsys, test_script.main, config, *arguments, "--truth", "centers")
     assert "--truth centers" in line and "does not predict" in line
     unlabelled = [f"data.test={{images: [val], annotations: [{tmp_path / 'info.json'}]}}", "--split", "test"]
-    for options in (["--truth", "heatmaps"], ["--analyses", "objects"], ["--draw", "1", "--pictures", "targets"]):
+    drawn = ["--draw", "1", "--pictures", "targets"]
+    for options in (["--truth", "heatmaps"], ["--analyses", "objects"], drawn, ["--report", "test.corners=9"]):
         line = refused(capsys, test_script.main, config, *unlabelled, *arguments, *options)
         assert "no annotated boxes" in line and options[-2] in line
     assert not (tmp_path / "o").exists()

@@ -76,7 +76,7 @@ def write_page(
         "title": html.escape(title),
         "sections": "\n".join(sections),
         "shown_score": str(SHOWN_SCORE),
-        "data": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/"),
+        "data": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
     }
     for name, value in values.items():
         page = page.replace("{{" + name + "}}", value)
