@@ -105,7 +105,8 @@ def draw_precision(lines: Mapping[str, np.ndarray], title: str, pale: Sequence[n
         axes.plot(recalls, line, color="#999999", alpha=0.3, linewidth=0.8)
     for n, (name, line) in enumerate(lines.items()):
         style = "-" if n < len(LINE_COLOURS) else "--"
-        axes.plot(recalls, line, style, color=LINE_COLOURS[n % len(LINE_COLOURS)], linewidth=1.6, label=name)
+        label = name.replace("$", r"\$")  # not a formula
+        axes.plot(recalls, line, style, color=LINE_COLOURS[n % len(LINE_COLOURS)], linewidth=1.6, label=label)
     axes.legend(loc="lower left", fontsize="small", framealpha=0.8)
     return svg(figure)
 
