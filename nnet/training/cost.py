@@ -12,7 +12,7 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -77,13 +77,13 @@ def report(cost: Cost, size: tuple[int, int]) -> str:
     )
 
 
-def table(costs: Mapping[str, Cost]) -> str:
-    """The costs of several configs in Markdown."""
+def table(costs: Sequence[tuple[str, Cost]]) -> str:
+    """The costs of several configs, with their paths, in Markdown."""
     lines = [
         "| config | parameters | GFLOP, testing | GFLOP, training step | activations per micro-batch |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for path, cost in costs.items():
+    for path, cost in costs:
         cells = [Path(path).stem, f"{cost.parameters / 1e6:.1f}M", gflop(cost.testing), gflop(cost.step)]
         images = f"{cost.images} image{'s' if cost.images > 1 else ''}"
         lines.append(f"| {' | '.join(cells)} | {memory(cost.training_memory)}, {images} |")
@@ -125,12 +125,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
 
     def script() -> None:
-        costs, described = {}, []
+        costs, described = [], []
         for path in progress_bar(args.configs, desc="networks", disable=len(args.configs) == 1, leave=False):
             config = configs.load(path, args.overrides)
             classes, origin = (args.classes, "as given") if args.classes else number_of_classes(config)
             cost, size = network_cost(config, classes, args.depth), config.data.input_size
-            costs[path] = cost
+            costs.append((path, cost))
             if args.json:
                 values = {"config": path, "input_size": list(size), "classes": classes}
                 described.append(values | cost._asdict() | {"parts": [part._asdict() for part in cost.parts]})
