@@ -312,11 +312,13 @@ class StandIn:
     def timed(self, part):
         return nullcontext()
 
-    def predict(self, *canvases, attention):
-        images = torch.from_numpy(np.stack(canvases)).permute(0, 3, 1, 2)
+    def stack(self, canvases):
+        return torch.from_numpy(np.stack(canvases)).permute(0, 3, 1, 2)
+
+    def predict(self, images, attention):
         self.inputs.append(normalise(images).numpy())
         maps = self.predictions.pop(0)
-        assert (maps.attention is not None) == attention and len(maps.keypoints["top_left"].heatmap) == len(canvases)
+        assert (maps.attention is not None) == attention and len(maps.keypoints["top_left"].heatmap) == len(images)
         return maps
 
 

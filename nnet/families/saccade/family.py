@@ -101,9 +101,10 @@ class Saccade(CornerNet):
         for start in range(0, len(crops), at_once):
             some = crops[start : start + at_once]
             with eye.timed("load"):
-                canvases = [cut(image, crop, side) for crop in some]
-            maps = eye.predict(*canvases, attention=attention)
-            pairs = best_pairs(maps.keypoints, eye.options)
+                images = eye.stack([cut(image, crop, side) for crop in some])
+            maps = eye.predict(images, attention=attention)
+            with eye.timed("decode"):
+                pairs = best_pairs(maps.keypoints, eye.options)
             for i, crop in enumerate(some):
                 row = slice(i, i + 1)
                 lies = placement(crop, image.shape[:2], side, self.network.stride)
