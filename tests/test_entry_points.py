@@ -178,11 +178,11 @@ def test_overrides_may_stand_anywhere(config, run, tmp_path):
     assert metrics["config"]["test"]["corners"] == 5 and metrics["config"]["test"]["pairs"] == 25
 
 
-def test_annotation_in_place_of_every_map(config, run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    arguments = [config, "--checkpoint", str(run / "last.pt"), "--truth", "embeddings", "heatmaps", "offsets"]
+def test_annotation_in_place_of_every_map(config, run, tmp_path):
+    checkpoint = shutil.copy(run / "last.pt", tmp_path)
+    arguments = [config, "--checkpoint", str(checkpoint), "--truth", "embeddings", "heatmaps", "offsets"]
     assert test_script.main([*arguments, "--analyses", "corners", "errors"]) == 0
-    metrics = json.loads((tmp_path / "runs/tiny/val_truth_heatmaps_offsets_embeddings/metrics.json").read_text())
+    metrics = json.loads((tmp_path / "tiny/val_truth_heatmaps_offsets_embeddings/metrics.json").read_text())
     assert metrics["truth"] == ["heatmaps", "offsets", "embeddings"]
     assert metrics["AP"] > 0.95 and metrics["AP90"] > 0.95
     assert metrics["corner_AP"]["top_left"]["image"] > 0.95
