@@ -52,17 +52,11 @@ def check_tensor(x: Tensor, what: str) -> None:
     """
     if x.layout != torch.strided:
         raise TypeError(f"{what} expects strided tensors, got layout {x.layout}: convert it with to_dense()")
-    if forward_ad._current_level < 0:
-        return
-    while x is not None:
-        if forward_ad.unpack_dual(x).tangent is not None:
-            raise NotImplementedError(
-                f"{what} has no forward-mode derivative (torch.func.jvp, jacfwd, hessian): use reverse mode "
-                "(torch.func.vjp, jacrev)"
-            )
-        # The dual tensor may lie within the wrappers of other transforms.
-        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)
-        x = torch._C._functorch.get_unwrapped(x) if wrapped else None
+    if forward_ad.unpack_dual(x).tangent is not None:
+        raise NotImplementedError(
+            f"{what} has no forward-mode derivative (torch.func.jvp, torch.autograd.forward_ad): use reverse mode "
+            "(backward, torch.autograd.grad)"
+        )
 
 
 def _for_strided(name: str, stock: Callable) -> Callable:
