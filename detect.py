@@ -168,7 +168,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "patterns, lists (.txt), numbers of cameras; key.sub=value are options that differ from the config's",
     )
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="PATH", help="of train.py, or a released .pkl"
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="of train.py, a released .pkl, or an exported network (.onnx, .pt2)",
     )
     parser.add_argument(
         "--output",

@@ -43,14 +43,14 @@ from nnet.analysis.base import Analysis
 from nnet.analysis.classes import class_figures, class_table
 from nnet.detection.detector import Detector
 from nnet.detection.images import UNREADABLE_LIMIT, detect_images
-from nnet.detection.loading import load_checkpoint, load_weights, report_suspicions
+from nnet.detection.loading import load_checkpoint, load_family, report_suspicions
 from nnet.detection.suppression import Found
 from nnet.detection.warnings import MemoryWatch, largest, too_many_objects
 from nnet.drawing import pictures
 from nnet.drawing.images import write_image
 from nnet.drawing.pictures.base import Picture, Shown
 from nnet.drawing.pictures.beside import beside
-from nnet.families import FAMILIES, build_family
+from nnet.families import FAMILIES
 from nnet.report.runs import Run
 from nnet.report.write import write_report
 from nnet.runtime.console import set_up_logging, warn
@@ -130,8 +130,7 @@ def load_detector(
     """
     path = Path(path)
     state = load_checkpoint(path, configs.to_dict(config), index, f"data.{split}")
-    family = build_family(index.num_classes, config.model, config.penalty, config.loss)
-    load_weights(family, state, path, config.test.channels_last)
+    family = load_family(state, path, config, index.num_classes)
     for what in truth:
         if what not in family.truths:
             raise configs.ConfigError(f"--truth {what}: the network of {name} does not predict it")
@@ -267,7 +266,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("config", help="YAML file, as those in configs/")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="options that differ from the config's")
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="PATH", help="of train.py, or a released .pkl"
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="of train.py, a released .pkl, or an exported network (.onnx, .pt2)",
     )
     parser.add_argument("--split", choices=["val", "test", "train"], default="val", help="which data (default: val)")
     parser.add_argument(

@@ -23,10 +23,9 @@ import configs
 from db import COCO_CATEGORIES, DataError
 from nnet.detection.detector import Detector
 from nnet.detection.inputs import Channels, ImageLike, to_bgr
-from nnet.detection.loading import load_weights
+from nnet.detection.loading import load_family, read_network
 from nnet.detection.suppression import Found
 from nnet.drawing.detected import DetectedObjects
-from nnet.families import build_family
 from nnet.families.options import SHOWN_SCORE
 from nnet.runtime import checkpoint
 from nnet.runtime.devices import choose_device
@@ -125,8 +124,9 @@ def load_detector(
     """The detector of a checkpoint.
 
     Args:
-        path: a checkpoint of train.py, or a released .pkl.
-        config: YAML file of the network. Checkpoints of train.py hold theirs; released ones need it.
+        path: a checkpoint of train.py, a released .pkl, or a network exported by export.py (.onnx, .pt2).
+        config: YAML file of the network. Checkpoints of train.py and exported networks hold theirs; released ones need
+            it.
         device: "auto" (CUDA if available), "cpu", "cuda" or "cuda:N"; by default what the config says.
         precision: "float32", "bfloat16" or "float16"; by default what the config says.
         overrides: options that differ from the config's, as "key.sub=value".
@@ -137,13 +137,12 @@ def load_detector(
             another network than the config's, an option is invalid, or the device is not available.
     """
     path = Path(path)
-    state = checkpoint.load(path)
+    state = read_network(path)
     changes = [*overrides, *([f"test.precision={precision}"] if precision is not None else [])]
     options = read_config(state, path, config, changes)
     place = find_device(options.runtime.device if device is None else str(device))
     ids, names = state.get("categories", (list(COCO_CATEGORIES), list(COCO_CATEGORIES.values())))
-    family = build_family(len(ids), options.model, options.penalty, options.loss)
-    load_weights(family, state, path, options.test.channels_last)
+    family = load_family(state, path, options, len(ids))
     detector = Detector(family, options.test, options.data.input_size, place)
     return ImageDetector(detector, options, ids, names, batch_size)
 

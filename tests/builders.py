@@ -102,13 +102,18 @@ def save_detector(path: Path, config: configs.Config, categories: list[list], se
     """
     torch.manual_seed(seed)
     family = build_family(len(categories[0]), config.model, config.penalty, config.loss)
-    for parameter in family.network.parameters():
+    draw_weights(family.network)
+    state = {"model": family.network.state_dict(), "config": configs.to_dict(config), "categories": categories}
+    checkpoint.save(path, state)
+
+
+def draw_weights(network: nn.Module) -> None:
+    """Give a network random weights, such that it finds objects anywhere in an image."""
+    for parameter in network.parameters():
         if parameter.dim() == 4:
             torch.nn.init.kaiming_normal_(parameter)
             if parameter.shape[-1] == 1:  # those of the heads are among them
                 parameter.data *= 0.1
-    state = {"model": family.network.state_dict(), "config": configs.to_dict(config), "categories": categories}
-    checkpoint.save(path, state)
 
 
 def run_state(iteration: int, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:

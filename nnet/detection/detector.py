@@ -20,7 +20,6 @@ from nnet.families.placement import Placement, fit, paste, place_original, score
 from nnet.runtime.precision import Precision
 from nnet.runtime.timing import Stopwatch
 from nnet.runtime.transfer import Upload
-from sample.colour import normalise
 from sample.geometry import Size
 
 
@@ -202,7 +201,7 @@ class Detector:
     def predict(self, images: Tensor, **how: Any) -> Any:
         """Predictions of the last stack for the images of `stack`. `how` is passed to the network."""
         with self.watch.on_device("network"), self.autocast():
-            return self.family.network(normalise(self.upload(images)), **how)[-1]
+            return self.family.predict(self.upload(images), self.options.mirror, **how)
 
     def heatmaps(self, image: np.ndarray, objects: Objects | None = None) -> dict[str, np.ndarray]:
         """By kind of keypoint, the scores 0..1 of the best class at each pixel of the image: (H, W) float32."""

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from db import AnnotationIndex, DataError, inspect_annotations
+from nnet.families import build_family
 from nnet.families.base import Family
+from nnet.families.exported import ExportedFamily
 from nnet.runtime import checkpoint
 from nnet.runtime.console import warn
+from nnet.runtime.exported import check_options, is_exported, open_exported
 from nnet.runtime.precision import layout
 
 
@@ -35,8 +38,32 @@ def report_suspicions(index: AnnotationIndex, split: str, training: bool = False
     warn(f"{split}: {text}" for text in inspect_annotations(index, training))
 
 
+def read_network(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, or of an exported network: then the file itself is under "exported".
+
+    Raises CheckpointError and MissingPackage.
+    """
+    if not is_exported(path):
+        return checkpoint.load(path)
+    file = open_exported(path)
+    return file.state | {"exported": file}
+
+
+def load_family(state: Mapping[str, Any], path: Path, config: Any, classes: int) -> Family:
+    """The family of a config (configs.Config) with the weights of a checkpoint, or an exported network in its place.
+
+    state: of read_network. Raises CheckpointError and MissingPackage.
+    """
+    if "exported" in state:
+        check_options(state["exported"], config.test)
+        return ExportedFamily(state["exported"])
+    family = build_family(classes, config.model, config.penalty, config.loss)
+    load_weights(family, state, path, config.test.channels_last)
+    return family
+
+
 def load_checkpoint(path: Path, config: Mapping[str, Any], index: AnnotationIndex, source: str) -> dict[str, Any]:
-    """The content of a checkpoint of the config's network and the index's categories.
+    """The content of a checkpoint of the config's network and the index's categories. See read_network.
 
     Args:
         config: all options, as nested dicts. source: where the index comes from, for messages.
@@ -45,7 +72,7 @@ def load_checkpoint(path: Path, config: Mapping[str, Any], index: AnnotationInde
         CheckpointError: damaged, or of another network.
         DataError: the categories differ.
     """
-    state = checkpoint.load(path)
+    state = read_network(path)
     if "categories" in state:
         with checkpoint.taking("categories", path):
             same_categories(index, *state["categories"], f"the network of {path}", source)

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from db import Objects
 from models.decode import Detections
+from models.standard_ops import Best
 from nnet.families.options import DetectionOptions
 from nnet.families.placement import Placement, boxes_from_cells
+from sample.colour import normalise
 from sample.dataset import Batch
 
 REJECTED = -1  # score of a box that is not a detection
@@ -128,6 +130,13 @@ class Family(ABC):
             memory_format: that of the predictions.
         """
 
+    def predict(self, images: Tensor, mirror: bool, **how: Any) -> Any:
+        """Predictions of the last stack for images (B, 3, H, W) uint8. `how` is passed to the network.
+
+        mirror: every second image is the mirror image of the one before.
+        """
+        return self.network(normalise(images), **how)[-1]
+
     @abstractmethod
     def propose(self, views: Iterator[View], options: DetectionOptions) -> Candidates:
         """Boxes of an image, of all its views. Rejected boxes have the score REJECTED."""
@@ -173,6 +182,13 @@ class Family(ABC):
     def substitute(self, view: View) -> View:
         """The view with the predictions in `view.truth` replaced by the annotation."""
         raise ValueError(f"{', '.join(sorted(view.truth))} in place of predictions: the network does not predict them")
+
+    def decoder(self, options: DetectionOptions, mirror: bool, best: Best) -> nn.Module | None:
+        """Decoding in standard operators, for export.py. None: this family cannot be exported.
+
+        mirror, best: see models.standard_ops.PairDecoder, whose interface the module has.
+        """
+        return None
 
     def evidence(self, views: Iterator[View], options: DetectionOptions) -> Evidence | None:
         """How the boxes of an image were chosen. None: the family has no test that removes boxes."""

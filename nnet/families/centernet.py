@@ -11,8 +11,9 @@ import numpy as np
 from models.centernet import CenterNetOptions, centernet
 from models.keypoints import KeypointNetwork
 from models.losses import LossOptions
+from models.standard_ops import Best, PairDecoder, TripletDecoder
 from nnet.families.base import REJECTED, Candidates, Evidence, Points, View
-from nnet.families.cornernet import CornerNet, find_points
+from nnet.families.cornernet import CornerNet, find_points, pair_options
 from nnet.families.ground_truth import MAPS
 from nnet.families.options import DetectionOptions
 from nnet.families.saccade.options import SACCADE_OPTIONS
@@ -51,16 +52,26 @@ class CenterNet(CornerNet):
         pairs, centers = self.pairs_and_centers(views, options)
         return keep_triplets(pairs, centers, options.center_match, regions_of(options))
 
+    def decoder(self, options: DetectionOptions, mirror: bool, best: Best) -> PairDecoder:
+        if not self.tested:
+            return super().decoder(options, mirror, best)
+        own = {
+            "centers": options.centers,
+            "match": options.center_match,
+            "divisors": options.region_divisors,
+            "size": options.region_size,
+        }
+        return TripletDecoder(**own, **pair_options(options), mirror=mirror, best=best)
+
     def pairs_and_centers(self, views: Iterator[View], options: DetectionOptions) -> tuple[Candidates, Points]:
         """Pairs of corners that are not rejected, of all views, and the centers.
 
         The centers are those of the view whose scale is next to 1, or of every view with `center_scales: all`.
         """
-        nearest = min(options.scales, key=lambda scale: abs(math.log(scale)))
         pairs, centers = [], []
         for view in views:
             pairs.append(self.pairs(view, options))
-            if options.center_scales == "all" or view.scale == nearest:
+            if gives_centers(view.scale, options):
                 centers.append(find_points(view.maps["center"], view.placement, options.centers, options.nms_kernel))
         if TRUE_CENTERS in view.truth:
             boxes, labels = view.objects.boxes, view.objects.labels
@@ -76,6 +87,12 @@ class CenterNet(CornerNet):
         deciding = partial(find_centers, centers=centers, match=options.center_match, regions=regions)
         kept = keep_triplets(pairs, centers, options.center_match, regions)
         return Evidence(kept, pairs.take(deciding(pairs.boxes, pairs.labels) < 0), "center", centers, regions, deciding)
+
+
+def gives_centers(scale: float, options: DetectionOptions) -> bool:
+    """Whether the centers found at this scale are used: those of the scale next to 1, or of all."""
+    nearest = min(options.scales, key=lambda scale: abs(math.log(scale)))
+    return options.center_scales == "all" or scale == nearest
 
 
 def central_regions(boxes: np.ndarray, divisors: tuple[int, int] = (3, 5), size: float = 150.0) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from models.cornernet import CornerNetOptions, cornernet
 from models.decode import Detections, decode_corners, decode_points
 from models.keypoints import CORNERS, KeypointMaps, KeypointNetwork, Predictions
 from models.losses import LossOptions, LossTerms, stack_loss
+from models.standard_ops import Best, PairDecoder
 from nnet.families.base import REJECTED, Candidates, Family, Points, View, candidates_from_cells, to_host
 from nnet.families.ground_truth import MAPS, true_maps
 from nnet.families.options import DetectionOptions
@@ -77,6 +79,9 @@ class CornerNet(Family):
         divisor = () if "center" in model.extra_keypoints else ("penalty.center_divisor",)
         return ("test.score_threshold", *CENTER_OPTIONS, *divisor, *SACCADE_OPTIONS)
 
+    def decoder(self, options: DetectionOptions, mirror: bool, best: Best) -> PairDecoder:
+        return PairDecoder(**pair_options(options), mirror=mirror, best=best)
+
     def heatmaps(self, maps: Predictions) -> dict[str, Tensor]:
         return {name: m.heatmap for name, m in maps.items()}
 
@@ -119,6 +124,18 @@ def best_pairs(maps: Predictions, options: DetectionOptions) -> Detections:
     kernel, distance = options.nms_kernel, options.embedding_distance
     corners = (maps[name] for name in CORNERS)
     return to_host(decode_corners(*corners, options.corners, options.pairs, kernel, distance, options.edge_pairs))
+
+
+def pair_options(options: DetectionOptions) -> dict[str, Any]:
+    """The options of models.standard_ops.PairDecoder."""
+    return {
+        "k": options.corners,
+        "pairs": options.pairs,
+        "kernel": options.nms_kernel,
+        "max_distance": options.embedding_distance,
+        "edge_pairs": options.edge_pairs,
+        "exact_mirror": not options.as_published,
+    }
 
 
 def find_points(maps: KeypointMaps, placement: Placement, k: int, kernel: int) -> Points:

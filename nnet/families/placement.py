@@ -88,8 +88,13 @@ def boxes_from_cells(boxes: np.ndarray, placement: Placement, outside: float = 0
     first, last = from_cells(boxes[..., :2], placement), from_cells(boxes[..., 2:], placement)
     mirrored = slice(boxes.shape[1], None)  # left and right have changed places
     first[mirrored, 0], last[mirrored, 0] = last[mirrored, 0], first[mirrored, 0].copy()
+    return clip_boxes(np.concatenate([first, last], 1), placement, outside)
+
+
+def clip_boxes(boxes: np.ndarray, placement: Placement, outside: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes in pixels of the resized image -> in pixels of the image, clipped to it, (n, 4) float32; and which reach
+    `outside`. See boxes_from_cells."""
     height, width = placement.size
-    boxes = np.concatenate([first, last], 1)
     far = np.zeros(len(boxes), bool)
     if outside:
         far = (boxes[:, :2] <= -outside).any(1) | (boxes[:, 2] >= width + outside) | (boxes[:, 3] >= height + outside)

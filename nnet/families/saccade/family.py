@@ -13,6 +13,7 @@ from db import Objects
 from models.decode import Detections, peaks
 from models.losses import LossTerms
 from models.saccade import LEVELS, SaccadeMaps, SaccadeNetwork, SaccadeOptions, attention_loss, saccade
+from models.standard_ops import Best
 from nnet.families.base import Candidates, Eye, Points, View, select
 from nnet.families.cornernet import CornerNet, best_pairs
 from nnet.families.options import DetectionOptions
@@ -75,6 +76,9 @@ class Saccade(CornerNet):
         attention = torch.stack([sum(attention_loss(maps.attention, targets, self.weights)) for maps in outputs])
         weight = self.weights.attention / (len(outputs) if self.weights.attention_twice_averaged else 1)
         return SaccadeTerms(terms.loss + weight * attention, *terms[1:], attention)
+
+    def decoder(self, options: DetectionOptions, mirror: bool, best: Best) -> None:
+        return None  # what the network sees next depends on what it has found
 
     def views(self, image: np.ndarray, eye: Eye, objects: Objects | None = None) -> Iterator[View]:
         """The crops of both passes, with what was found in each (`View.found`). The annotation is not used."""

@@ -1,0 +1,180 @@
+"""Networks exported by export.py: .onnx files, run by ONNX Runtime, and .pt2 files, run by PyTorch."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.layers import MissingPackage
+from nnet.runtime.checkpoint import CheckpointError
+
+FORMAT = 1
+SUFFIXES = (".onnx", ".pt2")
+METADATA = "metadata.json"  # name of the metadata in a .pt2 that is not compiled
+INPUT = "images"
+# Options of testing that an export fixes
+FIXED = (
+    "mirror",
+    "corners",
+    "pairs",
+    "centers",
+    "nms_kernel",
+    "embedding_distance",
+    "edge_pairs",
+    "as_published",
+    "channels_last",
+    "precision",
+)
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether the path has the suffix of an exported network."""
+    return Path(path).suffix.lower() in SUFFIXES
+
+
+def package(name: str, option: str) -> ModuleType:
+    """A package of the extra `export`. Raises MissingPackage. option: what needs it, for the message."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingPackage(
+            f"{option} needs {name}, which cannot be imported ({error}): pip install onnx onnxscript onnxruntime"
+        ) from error
+
+
+class ExportedFile(ABC):
+    """A network in a file.
+
+    Attributes:
+        metadata: what export.py wrote beside the network, see docs/export.md.
+        outputs: names of the outputs.
+    """
+
+    def __init__(self, path: Path, metadata: Mapping[str, Any]):
+        if metadata.get("format") != FORMAT:
+            raise CheckpointError(f"{path} is not a network of export.py: it has no metadata of format {FORMAT}")
+        self.path = path
+        self.metadata = metadata
+        self.outputs: list[str] = metadata["outputs"]
+
+    @abstractmethod
+    def __call__(self, images: Tensor) -> dict[str, np.ndarray]:
+        """The outputs by name for images (B, 3, H, W) uint8. The network runs on the device of the images if it can."""
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint of train.py holds, except for the weights."""
+        return {name: self.metadata[name] for name in ("config", "categories")}
+
+
+class OnnxFile(ExportedFile):
+    """An ONNX file. It runs on the CPU unless the installed ONNX Runtime supports the device of the images."""
+
+    def __init__(self, path: Path):
+        self.runtime = package("onnxruntime", str(path))
+        self.session, self.device = None, None
+        # Another session runs the network: the number of threads and the device are not known yet
+        session = self.start(path, optimised=False)
+        super().__init__(path, read_entries(session.get_modelmeta().custom_metadata_map))
+
+    def start(self, path: Path, device: torch.device | None = None, optimised: bool = True) -> Any:
+        """A session with as many threads as PyTorch has now."""
+        options, levels = self.runtime.SessionOptions(), self.runtime.GraphOptimizationLevel
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device and device.type == "cuda" and "CUDAExecutionProvider" in self.runtime.get_available_providers():
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+        try:
+            return self.runtime.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # the errors of ONNX Runtime have no class in common
+            raise damaged(path, error) from error
+
+    def __call__(self, images: Tensor) -> dict[str, np.ndarray]:
+        if self.session is None or self.device != images.device:
+            self.session, self.device = self.start(self.path, images.device), images.device
+        found = self.session.run(self.outputs, {INPUT: np.ascontiguousarray(images.cpu().numpy())})
+        return dict(zip(self.outputs, found, strict=True))
+
+
+class TorchFile(ExportedFile):
+    """A .pt2 file. One that AOTInductor has compiled runs on the kind of device that it was compiled for."""
+
+    def __init__(self, path: Path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                self.compiled = any("/aotinductor/" in name for name in archive.namelist())
+            if self.compiled:
+                self.module = torch._inductor.aoti_load_package(str(path))
+                metadata = read_entries(self.module.get_metadata())
+            else:
+                extra = {METADATA: ""}
+                self.program = torch.export.load(str(path), extra_files=extra)
+                self.module, self.device = self.program.module(), torch.device("cpu")
+                metadata = json.loads(extra[METADATA] or "{}")
+        except (RuntimeError, OSError, ValueError, LookupError, TypeError, AssertionError, zipfile.BadZipFile) as error:
+            raise damaged(path, error) from error
+        super().__init__(path, metadata)
+        if self.compiled:
+            self.device = torch.device(metadata["device"])
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> dict[str, np.ndarray]:
+        if not self.compiled and images.device != self.device:
+            self.module = torch.export.passes.move_to_device_pass(self.program, images.device).module()
+            self.device = images.device
+        found = self.module(images.contiguous().to(self.device))
+        return {name: found[name].cpu().numpy() for name in self.outputs}
+
+
+def read_entries(entries: Mapping[str, str]) -> dict[str, Any]:
+    """Metadata from its entries, each of which is JSON. Entries of others are left out."""
+    values = {}
+    for name, text in entries.items():
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            continue
+    return values
+
+
+def damaged(path: Path, error: Exception) -> CheckpointError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return CheckpointError(f"{path} cannot be read as an exported network: {reason[:200]}")
+
+
+def open_exported(path: Path) -> ExportedFile:
+    """The exported network in a file.
+
+    Raises:
+        CheckpointError: missing, damaged, or not written by export.py.
+        MissingPackage: ONNX Runtime is not installed.
+    """
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"{path} {what}: give the path of a network of export.py")
+    return OnnxFile(path) if path.suffix.lower() == ".onnx" else TorchFile(path)
+
+
+def check_options(file: ExportedFile, options: Any) -> None:
+    """Raise CheckpointError if options of testing differ from those that the export has fixed.
+
+    options: nnet.families.options.DetectionOptions.
+    """
+    made = file.metadata["config"]["test"]
+    differing = [name for name in FIXED if made[name] != getattr(options, name)]
+    if differing:
+        text = ", ".join(f"test.{name}={json.dumps(made[name])}" for name in differing)
+        raise CheckpointError(
+            f"{file.path} was exported with {text}: test it with the same options, or export the checkpoint again"
+        )
