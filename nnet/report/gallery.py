@@ -36,7 +36,8 @@ def write_pictures(run: Run, folder: Path) -> list[list]:
         else:
             file = f"images/{image_id}.jpg"
             write_image(folder / file, small(image))
-        images.append([file, Path(run.index.path(i)).name, width, height])
+        name = Path(run.index.path(i)).name.encode(errors="replace").decode()  # it may not be UTF-8
+        images.append([file, name, width, height])
     return images
 
 

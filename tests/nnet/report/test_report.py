@@ -264,6 +264,7 @@ def test_an_image_that_cannot_be_read_has_no_picture(pages, runs, tmp_path):
     run = load_run(runs[0])
     assert json.loads(re.search(r'id="data">(.*?)</script>', pages[0].read_text())[1])["images"][0][0]
     names = run.index.names.copy()
-    names[0] = b"gone.jpg"
+    names[0] = b"\xff.jpg"  # not UTF-8
     images = write_pictures(replace(run, index=replace(run.index, names=names)), tmp_path)
     assert [bool(file) for file, *_ in images] == [False, True, True, True]
+    assert images[0][1] == "?.jpg"
