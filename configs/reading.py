@@ -58,9 +58,11 @@ def read_file(
     """
     trail = " -> ".join(map(str, (*chain, path)))
     via = f" (base files: {trail})" if chain else ""
-    if "\0" in str(path):
-        raise ConfigError(f"{path}: not a file name{via}")
-    if os.path.realpath(path) in map(os.path.realpath, chain):
+    try:
+        cycle = os.path.realpath(path) in map(os.path.realpath, chain)
+    except ValueError:  # a NUL, or a character that the file system cannot encode
+        raise ConfigError(f"{path}: not a file name{via}") from None
+    if cycle:
         raise ConfigError(f"{path}: base files form a cycle: {trail}")
     files.append(path)
     if len(files) > MOST_FILES:

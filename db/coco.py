@@ -217,7 +217,7 @@ def _annotations(path: Path, entries: list, image_ids: np.ndarray, categories: d
         _no_duplicates(ids, np.argsort(ids, kind="stable"), [path] * len(ids), "annotations", "annotation id")
     crowd = [entry.get("iscrowd", 0) for entry in entries]
     for i in (i for i, value in enumerate(crowd) if value not in (0, 1)):
-        raise DataError(f"{path}: annotations[{i}].iscrowd is {crowd[i]!r}; it must be 0 or 1.")
+        raise DataError(f"{path}: annotations[{i}].iscrowd is {_brief(crowd[i])}; it must be 0 or 1.")
     boxes, extents = _boxes(path, entries)
     return {
         "box_image": box_image,

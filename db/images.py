@@ -56,9 +56,9 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> 
     if not data:
         raise UnreadableImage(path, "the file is empty")
     _check_header(path, data, size)
-    image = decode(data)
     if _is_truncated(data):
         raise UnreadableImage(path, "the file is cut short")
+    image = decode(data)
     if image is not None and size is not None and image.shape[:2] != tuple(size):
         # Some data sets annotate images as stored, others as rotated by their EXIF tag: the size tells which.
         stored = decode(data, cv2.IMREAD_IGNORE_ORIENTATION)
@@ -135,7 +135,7 @@ def _is_truncated(data: bytes) -> bool:
     because the thumbnail in it has an end marker of its own.
     """
     if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data
+        return _is_truncated_png(data)
     if not data.startswith(b"\xff\xd8"):
         return False
     at = 2
@@ -148,4 +148,18 @@ def _is_truncated(data: bytes) -> bool:
         if data[at + 1] == 0xDA:  # start of scan: from here on the end marker cannot occur by chance
             return data.rfind(b"\xff\xd9", at) < 0  # searched from the end, where it is expected
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return True
+
+
+def _is_truncated_png(data: bytes) -> bool:
+    """Whether a chunk of a PNG file is longer than the rest of the file, or the last one is missing.
+
+    OpenCV reserves the memory of a chunk before it reads it: up to 4 GB.
+    """
+    at = 8
+    while at + 12 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        at += 12 + length
+        if kind == b"IEND":
+            return False
     return True

@@ -82,6 +82,16 @@ def test_only_regular_files_are_opened(tmp_path, read):
             read(path)
 
 
+def test_a_png_whose_chunk_is_longer_than_the_file_is_not_decoded(tmp_path, monkeypatch):
+    """OpenCV would reserve 4 GB for it."""
+    data = cv2.imencode(".png", picture(20, 30))[1].tobytes()
+    at = data.index(b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(data[:at] + b"\xff\xff" + data[at + 2 :])
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(UnreadableImage, match="cut short"):
+        read_image(tmp_path / "a.png")
+
+
 def test_truncated_png(tmp_path):
     data = cv2.imencode(".png", picture(120, 160))[1].tobytes()
     path = tmp_path / "a.png"
