@@ -97,7 +97,6 @@ def test_a_tensor_of_the_host_in_the_loss_is_found(monkeypatch):
     [
         ("cornernet", {}, 1),
         ("cornernet", {"precision": "bfloat16", "channels_last": True, "mirror": False, "resize": "fit"}, 1),
-        ("cornernet", {"scales": (1.0, 1.5)}, 2),
         ("centernet", {"scales": (1.0, 1.5), "precision": "float16"}, 3),  # the centers of one scale
         ("anchors", {}, 1),
     ],
@@ -160,7 +159,7 @@ def test_a_step_reads_one_value_behind_the_optimiser(monkeypatch, name, options)
 def test_the_compiled_network_is_one_graph(monkeypatch):
     """What torch.compile takes as a whole reads nothing on the host. It is what a CUDA graph needs as well."""
     monkeypatch.setattr(Download, "item", lambda self: 0.0)
-    step = meta_step(monkeypatch, "centernet")
+    step = meta_step(monkeypatch, "cornernet")
     torch._dynamo.reset()
     step.network.compile(backend="aot_eager", fullgraph=True)
     step([on_meta(coloured(2, 5, 0))])

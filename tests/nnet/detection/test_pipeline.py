@@ -26,10 +26,10 @@ def detector_of(name="cornernet", **options):
 
 @pytest.mark.parametrize("name, options", [("cornernet", {}), ("centernet", {"scales": (0.5, 1.0), "batch": 2})])
 def test_workers_change_no_bit(toy, name, options):
-    index = index_of(toy, 7)
+    index = index_of(toy, 5)
     found = [
         list(detect_images(detector_of(name, workers=workers, **options), index, Rank(), pytest.fail))
-        for workers in (0, 1, 3)
+        for workers in (0, 2)
     ]
     for other in found[1:]:
         for one, two in zip(found[0], other, strict=True):
