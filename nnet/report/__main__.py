@@ -15,8 +15,7 @@ import torch
 
 import configs
 from nnet.detection.detector import Detector
-from nnet.detection.loading import load_checkpoint, load_weights
-from nnet.families import build_family
+from nnet.detection.loading import load_checkpoint, load_family
 from nnet.report.compare import add_options, check_options
 from nnet.report.runs import Run, check_pair, load_run
 from nnet.report.write import HEATMAPS, write_report
@@ -33,8 +32,7 @@ def find_detector(run: Run) -> Detector | None:
     set_up_backends(config.runtime)
     device: torch.device = choose_device(config.runtime.device)
     state = load_checkpoint(run.checkpoint, configs.to_dict(config), run.index, f"data.{run.metrics['split']}")
-    family = build_family(run.index.num_classes, config.model, config.penalty, config.loss)
-    load_weights(family, state, run.checkpoint, config.test.channels_last)
+    family = load_family(state, run.checkpoint, config, run.index.num_classes)
     return Detector(family, config.test, config.data.input_size, device, run.metrics.get("truth", ()))
 
 
