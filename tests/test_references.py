@@ -131,11 +131,13 @@ nnet/families/centernet.py | CenterNet | Equation 1
 nnet/families/ground_truth.py | CornerNet | Section 4.4.6
 nnet/families/options.py | CornerNet | Section 4.2
 nnet/families/options.py | CenterNet | Section 3.2
+nnet/report/page.py | CornerNet | Figure 9
 nnet/training/options.py | CornerNet | Section 4.1
 sample/augment.py | CornerNet | Section 4.1
 sample/targets.py | CornerNet | Section 3.2, Section 4.4.3
 sample/targets.py | CenterNet | Section 3.2
 """
+OTHER_PAPERS = {"nnet/analysis/tide.py"}  # files whose references are to papers that are not listed here
 FOLDERS = ("configs", "db", "docs", "external", "models", "nnet", "sample")
 NUMBER = r"\d+(?:\.\d+)*"
 REFERENCE = re.compile(
@@ -182,4 +184,6 @@ def test_every_file_with_references_is_listed(repository, shipped):
         for path in shipped
         if path.split("/")[0] in FOLDERS and path.endswith((".py", ".md", ".yaml", ".h", ".cpp", ".cu"))
     ]
-    assert {path for path in text_files if references((repository / path).read_text())} <= listed().keys()
+    assert {
+        path for path in text_files if references((repository / path).read_text())
+    } <= listed().keys() | OTHER_PAPERS
