@@ -234,7 +234,11 @@ def test_a_full_disk_while_saving(config, run, tmp_path, monkeypatch, capsys):
         return full
 
     fill = {10: lambda: monkeypatch.setattr(checkpoint, "partial_of", on_a_full_disk)}
-    look = {12: lambda: between.append((checkpoint.load(tmp_path / "last.pt")["iteration"], list(tmp_path.glob(".*"))))}
+    look = {
+        12: lambda: between.append(
+            (checkpoint.load(tmp_path / "last.pt")["iteration"], list(tmp_path.glob(".*.partial")))
+        )
+    }
     before_steps(monkeypatch, fill | look)
     assert main(config, tmp_path) == 0
     assert between == [(5, [])]
