@@ -55,7 +55,7 @@ def test_checkpointing_changes_nothing():
         backbone = ResNetFPN(FPNOptions(depth=18, width=8)).train()
         if checkpointing:
             checkpoint_activations(backbone, backbone.recomputed)
-            assert "forward" in vars(backbone.stages[1][0])
+            assert type(backbone.stages[1][0]) not in backbone.recomputed
         backbone(images)[0].square().sum().backward()
         results.append([p.grad for p in backbone.parameters()] + list(backbone.buffers()))
     for plain, again in zip(*results, strict=True):
