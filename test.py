@@ -45,7 +45,7 @@ from nnet.detection.detector import Detector
 from nnet.detection.images import UNREADABLE_LIMIT, detect_images
 from nnet.detection.loading import load_checkpoint, load_family, report_suspicions
 from nnet.detection.suppression import Found
-from nnet.detection.warnings import MemoryWatch, largest, too_many_objects
+from nnet.detection.warnings import before_evaluation
 from nnet.drawing import pictures
 from nnet.drawing.images import write_image
 from nnet.drawing.pictures.base import Picture, Shown
@@ -77,7 +77,7 @@ def test(config: configs.Config, args: argparse.Namespace, output: Path, group: 
         other_config = configs.load(args.beside[0], args.beside_overrides)
         other, _ = load_detector(other_config, *args.beside, index, args.split, group.device)
     check_wanted(args, detector, annotated=len(index.boxes) > 0)
-    warn(too_many_objects(index, detector) + MemoryWatch(detector)(*largest(index), config.test.batch))
+    warn(before_evaluation(index, detector))
     analyses = [ANALYSES[name](index, detector, config.penalty) for name in args.analyses]
     make_folder(output)
     if not args.overwrite:

@@ -21,6 +21,7 @@ import torch
 
 import configs
 from nnet.detection.detector import Detector
+from nnet.detection.warnings import before_evaluation
 from nnet.families import build_family
 from nnet.runtime.console import set_up_logging, warn
 from nnet.runtime.devices import choose_device, set_up_backends
@@ -70,7 +71,9 @@ def train(config: configs.Config, args: argparse.Namespace, output: Path, group:
     if val_index:
         # Training has put the weights into this memory format.
         testing = replace(config.test, channels_last=options.channels_last)
-        trainer.validate_on(val_index, Detector(family, testing, data.input_size, group.device), max(sizes))
+        detector = Detector(family, testing, data.input_size, group.device)
+        warn(before_evaluation(val_index, detector) if options.ap_every else [])
+        trainer.validate_on(val_index, detector, max(sizes))
     with trainer.guarded() as guard:
         trainer.load_batches(loader, len(mine))
         while trainer.iteration < options.iterations:

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from pydantic import PositiveInt
 from torch import nn
 
 from models.backbones import BackboneOptions, build_backbone
 from models.corner_pooling import NoPool, PoolSum, prediction_module
-from models.hourglass import HourglassOptions
+from models.hourglass import HourglassOptions, Width
 from models.keypoints import CORNERS, KINDS, KeypointNetwork, keypoint_network
 from models.layers import HEADS
 
@@ -27,7 +26,7 @@ class CornerNetOptions:
     where attention expects objects)."""
     backbone: BackboneOptions = field(default_factory=HourglassOptions)
     """Network that computes the features."""
-    pool_width: PositiveInt = 128
+    pool_width: Width = 128
     """Channels of the two pooled branches of a prediction module."""
     corner_pooling: bool = True
     """false: sum the two branches without pooling them (the ablation of corner pooling, Table 1)."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from models.hourglass import Width
 from models.layers import torchvision
 
 
@@ -19,7 +19,7 @@ class FPNOptions:
     """The backbone."""
     depth: Literal[18, 34, 50, 101, 152] = 101
     """Which of torchvision's ResNets."""
-    width: PositiveInt = 256
+    width: Width = 256
     """Channels of the features."""
 
 

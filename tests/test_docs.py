@@ -39,6 +39,12 @@ def test_named_files_exist(repository, page):
         assert (repository / name).exists(), name
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_is_named_that_a_clone_lacks(repository, page):
+    """Folders beside the repository are those of one machine."""
+    assert not re.search(r"\.\./shared|/work/", (repository / page).read_text())
+
+
 def test_every_config_is_listed(repository, shipped):
     listed = re.findall(r"^\| \[(\w+\.yaml)\]", (repository / "docs" / "configs.md").read_text(), re.MULTILINE)
     own = [path for path in shipped if re.fullmatch(r"configs/\w+\.yaml", path)]

@@ -476,6 +476,14 @@ def test_a_signal_during_validation_is_heeded_at_once(config, tmp_path, monkeypa
     assert not any("val_AP" in row for row in read_rows(tmp_path / "r"))
 
 
+def test_what_a_measured_ap_will_lack_is_said_before_training(config, tmp_path, capsys):
+    overrides = ["train.iterations=1", "train.lr_drops=[]", "test.detections=1"]
+    for every, said in ((1, True), (0, False)):
+        validate = [f"train.ap_every={every}", f"train.validate_every={1 - every}"]
+        assert train_script.main([config, *overrides, *validate, "--output", str(tmp_path / str(every))]) == 0
+        assert ("images have more objects" in capsys.readouterr().out) == said
+
+
 def test_a_fault_of_the_program_keeps_what_was_computed(config, tmp_path, monkeypatch):
     def fail():
         raise ZeroDivisionError("a fault")

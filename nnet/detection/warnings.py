@@ -15,6 +15,11 @@ SMALL = 2_000_000  # pixels of an image whose memory is not looked at
 SHARE = 0.5  # of the available memory, from which on the network's need is worth a line
 
 
+def before_evaluation(index: AnnotationIndex, detector: Detector) -> list[str]:
+    """What an evaluation on all images of an index cannot find, or has too little memory for."""
+    return too_many_objects(index, detector) + MemoryWatch(detector)(*largest(index), detector.options.batch)
+
+
 def too_many_objects(index: AnnotationIndex, detector: Detector) -> list[str]:
     """Whether images have more objects than can be found, and which options find more."""
     limit = detector.family.most_objects(detector.options)

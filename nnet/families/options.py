@@ -81,10 +81,10 @@ class DetectionOptions:
     """Memory layout of images and features. The results are equal up to rounding."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Autocast type of the network."""
-    workers: NonNegativeInt = 2
+    workers: Annotated[NonNegativeInt, Field(json_schema_extra={"most": 256})] = 2
     """Threads that read, decode and resize images ahead of the network. One more turns its predictions into boxes
     behind it. 0: no threads. The results are the same."""
-    batch: PositiveInt = 1
+    batch: Annotated[PositiveInt, Field(json_schema_extra={"most": 10_000})] = 1
     """Images that pass the network together, where their canvases have one size. The results of 2 or more are equal to
     those of single images up to rounding."""
 

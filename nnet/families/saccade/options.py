@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 Score = Annotated[float, Field(ge=0, le=1)]
+Side = Annotated[PositiveFloat, Field(json_schema_extra={"most": 16_384})]  # pixels
 
 
 @dataclass(frozen=True)
 class SaccadeDetectionOptions:
     """The two passes of CornerNet-Saccade. The defaults are the released ones."""
 
-    first: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (192.0, 255.0)
+    first: Annotated[tuple[Side, ...], Field(min_length=1)] = (192.0, 255.0)
     """Longer side of the image in each crop of the first pass, for crops of 255 pixels. In proportion for others."""
     attention_threshold: Score = 0.3
     """Attention scores above this are locations to look at."""
@@ -27,7 +28,7 @@ class SaccadeDetectionOptions:
     along x or along y, however far apart along the other axis, as released."""
     crops: NonNegativeInt = 30
     """Number of locations to look at in the second pass, at most."""
-    at_once: PositiveInt = 32
+    at_once: Annotated[PositiveInt, Field(json_schema_extra={"most": 10_000})] = 32
     """Number of crops that pass the network together, at most. Less memory with fewer; the results are equal up to
     rounding."""
 

@@ -8,8 +8,9 @@ import pytest
 from db import AnnotationIndex
 from nnet.detection import warnings
 from nnet.detection.detector import Detector
-from nnet.detection.warnings import MemoryWatch, largest, network_memory, too_many_objects
+from nnet.detection.warnings import MemoryWatch, before_evaluation, largest, network_memory, too_many_objects
 from nnet.families.options import DetectionOptions
+from nnet.training.step import checkpoint_activations
 from tests.builders import small_family
 from tests.nnet.oracles import CPU
 
@@ -73,3 +74,14 @@ def test_large_images_are_told_of_before_memory_ends(monkeypatch):
     assert MemoryWatch(detector)(1020, 2045) == []
     monkeypatch.setattr(warnings, "free_memory", lambda device: 0)
     assert MemoryWatch(detector_of(resize="fit"))(1020, 2045) == []
+
+
+def test_all_is_said_before_an_evaluation(monkeypatch):
+    index = replace(index_of(1, 9), sizes=np.array([[1020, 2045], [10, 10]], np.int32))
+    detector = detector_of(corners=8)
+    monkeypatch.setattr(warnings, "free_memory", lambda device: 0)
+    crowded, large = before_evaluation(index, detector)
+    assert crowded.startswith("1 of 2 images have more objects") and large.startswith("an image of 2045x1020 takes")
+    # A network that is trained recomputes its activations: what it needs without a backward pass is the same.
+    checkpoint_activations(detector.family.network, detector.family.network.recomputed)
+    assert before_evaluation(index, detector) == [crowded, large]
