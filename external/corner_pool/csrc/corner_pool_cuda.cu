@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(kTile* kWarps)
 }
 
 template <typename T, typename Wide>
-__global__ void __launch_bounds__(kTile* kWarps, 8)
+__global__ void __launch_bounds__(kTile* kWarps, 6)
     backward_rows(const T* __restrict__ grad, const T* __restrict__ x, T* __restrict__ grad_x, int64_t rows,
                   int64_t length, Scan scan) {
   __shared__ Wide value_tiles[kWarps][kTile][kTile + 1];
