@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from db import DataError
+from db.files import partial_of
 from nnet.runtime.contents import misfit
-from nnet.runtime.files import partial_of
 from nnet.runtime.released_names import rename
 from nnet.runtime.upgrading import upgrade
 
