@@ -215,7 +215,7 @@ def candidates_from_cells(found: Detections, placement: Placement, outside: floa
 
 
 def select(maps: Any, rows: slice) -> Any:
-    """These rows of a batch of predictions: tensors, or None, in dicts, lists and named tuples."""
+    """These rows of a batch of predictions: tensors or arrays, or None, in dicts, lists and named tuples."""
     if isinstance(maps, dict):
         return {name: select(part, rows) for name, part in maps.items()}
     if isinstance(maps, tuple):
