@@ -150,6 +150,11 @@ class Family(ABC):
         """Options of other sections, or whole sections, that a network of these `Options` never reads."""
         return ()
 
+    @classmethod
+    def variant(cls, model: Any) -> str:
+        """Which of these `Options` `unread` also depends on, as the end of a message: " without model.NAME"."""
+        return ""
+
     def views(self, image: np.ndarray, eye: Eye, objects: Objects | None = None) -> Iterator[View]:
         """What the network sees of an image (H, W, 3) uint8 BGR.
 
