@@ -81,8 +81,8 @@ class Evidence(NamedTuple):
     deciding: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-class Eye(Protocol):
-    """What runs the network on images for a family: nnet.detection.detector.Detector, which documents these."""
+class Predictor(Protocol):
+    """Runs the network on images for a family: nnet.detection.detector.Detector, which documents these."""
 
     options: DetectionOptions
     input_size: tuple[int, int]
@@ -155,17 +155,17 @@ class Family(ABC):
         """Which of these `Options` `unread` also depends on, as the end of a message: " without model.NAME"."""
         return ""
 
-    def views(self, image: np.ndarray, eye: Eye, objects: Objects | None = None) -> Iterator[View]:
+    def views(self, image: np.ndarray, predictor: Predictor, objects: Objects | None = None) -> Iterator[View]:
         """What the network sees of an image (H, W, 3) uint8 BGR.
 
         objects: the annotation, where it replaces predictions.
         """
-        for scale in eye.options.scales:
-            yield eye.view(image, scale, objects)
+        for scale in predictor.options.scales:
+            yield predictor.view(image, scale, objects)
 
-    def overview(self, image: np.ndarray, eye: Eye, objects: Objects | None = None) -> View:
+    def overview(self, image: np.ndarray, predictor: Predictor, objects: Objects | None = None) -> View:
         """One view of the whole image, for its heatmaps and corners."""
-        return eye.view(image, 1.0, objects)
+        return predictor.view(image, 1.0, objects)
 
     @classmethod
     def check(cls, config: Any) -> None:
