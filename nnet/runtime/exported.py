@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models.layers import MissingPackage
-from nnet.runtime.checkpoint import CheckpointError
+from nnet.runtime.checkpoint import CheckpointError, why_no_file
 
 FORMAT = 1
 SUFFIXES = (".onnx", ".pt2")
@@ -148,6 +148,5 @@ def open_exported(path: Path) -> ExportedFile:
         MissingPackage: ONNX Runtime is not installed.
     """
     if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"{path} {what}: give the path of a network of export.py")
+        raise CheckpointError(f"{path} {why_no_file(path)}: give the path of a network of export.py")
     return OnnxFile(path) if path.suffix.lower() == ".onnx" else TorchFile(path)
