@@ -45,7 +45,8 @@ lint: build
 	$(BIN)/ruff format --check .
 
 # Builds the compiled code with AddressSanitizer and UBSan in a copy of the repository, and runs its tests there. Any
-# finding is fatal. The CUDA kernels are among them, compiled for the CPU. To use another interpreter than that of `make build`: `make -o build sanitize BIN=folder/of/python`
+# finding is fatal. The CUDA kernels are among them, compiled for the CPU. To use another interpreter than that of
+# `make build`: `make -o build sanitize BIN=folder/of/python`
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 sanitize: build
 	rm -rf build/sanitize && mkdir -p build/sanitize

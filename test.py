@@ -298,6 +298,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_intermixed_args(rest)
     args.beside_overrides = [text.removeprefix("beside.") for text in overrides if text.startswith("beside.")]
     args.overrides += [text for text in overrides if not text.startswith("beside.")]
+    check_arguments(parser, args)
+    for option, (names, _) in named.items():
+        given = set(getattr(args, option))
+        if not given <= set(names):
+            parser.error(f"--{option} takes any of {', '.join(names)}, not {', '.join(sorted(given - set(names)))}")
+        setattr(args, option, [name for name in names if name in given])  # once each, in one order
+    args.pictures = args.pictures or ["row"]
+    return args
+
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with a message where arguments are out of range or lack one that they need."""
     if args.draw < 0:
         parser.error("--draw takes a number of images, 0 or more")
     if args.beside_overrides and not args.beside:
@@ -308,13 +320,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for option in ("beside", "pictures"):
         if getattr(args, option) and not args.draw:
             parser.error(f"--{option} draws: say with --draw how many images")
-    for option, (names, _) in named.items():
-        given = set(getattr(args, option))
-        if not given <= set(names):
-            parser.error(f"--{option} takes any of {', '.join(names)}, not {', '.join(sorted(given - set(names)))}")
-        setattr(args, option, [name for name in names if name in given])  # once each, in one order
-    args.pictures = args.pictures or ["row"]
-    return args
 
 
 def default_output(args: argparse.Namespace) -> Path:

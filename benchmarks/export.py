@@ -1,6 +1,6 @@
 """Compares ways to run a network for one image on the CPU: PyTorch, ONNX Runtime, and PyTorch's AOTInductor:
 
-python -m benchmarks.export [NETWORK ...] [--threads N] [--rounds N] [--seconds S] [--json FILE]
+python -m benchmarks.export [NETWORK ...] [--ways WAY ...] [--threads N] [--rounds N] [--json FILE]
 
 NETWORK: any of toy, hourglass52, hourglass104 (default: all), with random weights. Each way runs in a process of its
 own, which measures its peak memory. The ways of a network are timed in turn, round by round, from uint8 images to

@@ -1,4 +1,4 @@
-"""Builds, tests and measures everything on a GPU, in order of worth and within 10 minutes. `make gpu` runs it:
+"""Builds, tests and measures everything on a GPU, the most important first, in under 10 minutes. `make gpu` runs it:
 
 python -m benchmarks.gpu [--output DIR] [--minutes N] [--device cuda|cpu] [--parts NAME ...]
 

@@ -1,6 +1,7 @@
 """Measures how much slower decoding and a training step become beside a process that keeps one core busy:
 
-python -m benchmarks.neighbour [--works decode step] [--variants SPINS:THREADS ...] [--rounds N] [--json FILE]
+python -m benchmarks.neighbour [--works decode step] [--variants SPINS:THREADS ...] [--rounds N]
+    [--seconds S] [--json FILE] [--small]
 
 Prints a Markdown table. A variant is how long the OpenMP threads spin before they sleep (a number of spins,
 GOMP_SPINCOUNT; "default": OpenMP's own choice; "passive": not at all) and a number of threads (0: all). Each variant

@@ -67,24 +67,24 @@ def run_apart(
         seconds: for all parts together. What is left then is skipped.
         report: called with each part's result as soon as it is there.
     """
-    end, told = time.time() + seconds, set()
+    end, reported = time.time() + seconds, set()
 
-    def tell() -> None:
+    def report_new() -> None:
         for name, figures in results.read().items():
-            if name in limits and name not in told and figures["status"] != "running":
-                told.add(name)
+            if name in limits and name not in reported and figures["status"] != "running":
+                reported.add(name)
                 report(name, figures)
 
     while left := [name for name in limits if results.read().get(name, {}).get("status") in (None, "running")]:
         if time.time() >= end:
             for name in left:
                 results.set(name, status="skipped", error="no time was left")
-            tell()
+            report_new()
             return
         # a process group of its own, so that the processes that a part starts are ended with it
         child = subprocess.Popen(command(left), start_new_session=True)
         try:
-            reason = _watch(child, limits, results, end, tell)
+            reason = _watch(child, limits, results, end, report_new)
         finally:
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
@@ -95,16 +95,16 @@ def run_apart(
         for name in running or ([] if ended else left[:1]):
             begun = results.read().get(name, {}).get("begun", time.time())
             results.set(name, status="failed", seconds=round(time.time() - begun, 1), error=reason)
-        tell()
+        report_new()
 
 
 def _watch(
-    child: subprocess.Popen, limits: Mapping[str, float], results: Results, end: float, tell: Callable[[], None]
+    child: subprocess.Popen, limits: Mapping[str, float], results: Results, end: float, report_new: Callable[[], None]
 ) -> str:
     """Wait until the child ends, or one of its parts takes too long. Returns why a part that is running then failed."""
     while child.poll() is None:
         time.sleep(0.1)
-        tell()
+        report_new()
         for name, figures in results.read().items():
             if figures["status"] == "running" and time.time() > min(figures["begun"] + limits[name], end):
                 return f"stopped after {time.time() - figures['begun']:.0f} s"

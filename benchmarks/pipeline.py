@@ -1,7 +1,7 @@
 """Measures what test.py spends outside the network, without and with reading ahead of it and decoding behind it:
 
 python -m benchmarks.pipeline [CONFIG] [key=value ...] [--checkpoint PATH] [--images N]
-    [--variants W:B ...]
+    [--rounds N] [--variants W:B ...] [--classes N]
 
 Prints a Markdown table: for each number of workers W and batch B (test.workers, test.batch) the seconds per image, the
 network's share of them, and the time of each part in its thread. Without --checkpoint the weights are random; the
@@ -33,6 +33,7 @@ from nnet.families import Family, build_family
 from nnet.runtime import checkpoint
 from nnet.runtime.devices import choose_device, set_up_backends
 from nnet.runtime.distributed import Group
+from nnet.runtime.errors import exit_code
 
 LIMIT = 0.03  # target: share of the time that is spent outside the network
 PARTS = ("load", "network", "decode", "nms")
@@ -124,4 +125,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main, configs.ConfigError))

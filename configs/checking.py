@@ -140,7 +140,7 @@ class Checker:
         self.fail(item, f"{first['msg'][:1].lower()}{first['msg'][1:]}, got {value_words(first['input'])}")
 
     def limit(self, schema: dict[str, Any], value: Any, key: str) -> None:
-        """Refuse numbers that are in range, and mistakes for sure: `most` and `least` of the option's declaration."""
+        """Refuse numbers beyond the option's `most` and `least`: valid, but far from any useful value."""
         if isinstance(value, tuple):
             parts = schema.get("prefixItems", [schema.get("items", {})] * len(value))
             for part, item in zip(parts, value, strict=True):

@@ -11,7 +11,7 @@ from configs.declarations import option_names
 from configs.printing import to_dict
 from configs.reading import read
 from configs.schema import Config
-from nnet.families import FAMILIES
+from nnet.families import family_of
 
 ALWAYS = "train.lr_drops"  # reported wherever it is set: a shorter run inherits it
 
@@ -40,10 +40,9 @@ def reasons(config: Config) -> dict[str, str]:
         options = getattr(config, section.name)
         unused = options.unused() if hasattr(options, "unused") else {}
         found |= {f"{section.name}.{name}": reason for name, reason in unused.items()}
-    unread = {family.Options: family.unread for family in FAMILIES}[type(config.model)](config.model)
-    reason = f"the network of model.detector={config.model.detector} does not read it"
-    if getattr(config.model, "center_keypoints", True) is False:
-        reason += " without model.center_keypoints"
+    family = family_of(config.model)
+    unread = family.unread(config.model)
+    reason = f"the network of model.detector={config.model.detector} does not read it{family.variant(config.model)}"
     names = [name for name in option_names(Config) if "." in name and {name, name.partition(".")[0]} & set(unread)]
     return found | dict.fromkeys(names, reason)
 

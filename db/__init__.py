@@ -1,7 +1,7 @@
 """Annotated images on disk and their metrics.
 
-In reading order: index, coco, formats, splits, inspection, images, results, matches, evaluation; then toy, convert,
-segmentations, coco_categories.
+In reading order: errors, files, index, coco, formats, splits, inspection, images, results, matches,
+evaluation; then toy, convert, segmentations, coco_categories.
 """
 
 from .coco import load_index

@@ -18,6 +18,7 @@ from .matches import Matches
 from .results import check_results
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+DISCOVERY_IOUS = np.linspace(0.05, 0.5, 10)  # thresholds of the false discovery rates
 
 
 class Evaluation(dict):
@@ -105,7 +106,7 @@ def false_discovery(
     Raises:
         DataError: as `evaluate`.
     """
-    figures = evaluate(index, results, image_ids, iou_thresholds=np.linspace(0.05, 0.5, 10))
+    figures = evaluate(index, results, image_ids, iou_thresholds=DISCOVERY_IOUS)
     precision = {"FD": figures["AP"]} | {f"FD{round(100 * t)}": figures.by_iou[t] for t in (0.05, 0.25, 0.5)}
     precision |= {f"FD{size}": figures[f"AP{size}"] for size in "sml"}
     return {name: None if value is None else 1 - value for name, value in precision.items()}

@@ -1,10 +1,13 @@
-"""Reading files whose names come from others: no name makes the reader wait or fill the memory."""
+"""Reading files whose names come from others, so that no name makes the reader wait or fills the memory; and writing
+files atomically."""
 
 from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
+from pathlib import Path
 
 LIMIT = 2**32  # bytes: no file that is read whole is larger
 
@@ -34,3 +37,21 @@ def read_bytes(path: str | os.PathLike, limit: int = LIMIT) -> bytes:
         if found.st_size > limit:
             raise OSError(errno.EFBIG, f"larger than {limit:,} bytes")
         return file.read()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, in UTF-8. Raises OSError; the old file is then unchanged."""
+    partial = partial_of(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def partial_of(path: Path) -> Path:
+    """Name of an unfinished file beside `path`, which replaces it when it is complete.
+
+    No other call gives the same name, so that two processes that write the same file leave a whole one.
+    """
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")

@@ -98,7 +98,7 @@ def to_8_bits(image: np.ndarray) -> np.ndarray:
 
 
 def _check_header(path: str, data: bytes, size: tuple[int, int] | None) -> None:
-    """Raise UnreadableImage where decoding a large image would be in vain. Its memory is not needed for that.
+    """Raise UnreadableImage if a large image must be refused. Its pixels are not decoded for that.
 
     That is an image of another size than the annotated one, in both orientations (of the stored image and of the one
     turned by its EXIF tag), and one that declares more pixels than its file can hold.

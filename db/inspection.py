@@ -38,10 +38,10 @@ def inspect_annotations(index: AnnotationIndex, training: bool) -> list[str]:
     if wrong:
         counts = f"{len(wrong):,} of {checked:,} images checked"
         text = f"{counts} have another size than annotated ({'; '.join(wrong[:SHOWN])})"
-        mend = "write their true width and height into the annotation file"
+        advice = "write their true width and height into the annotation file"
         if training and len(wrong) > WRONG_SIZES * checked:
-            raise DataError(f"{source}: {text}: {mend}.")
-        found.append(f"{text}: {mend}")
+            raise DataError(f"{source}: {text}: {advice}.")
+        found.append(f"{text}: {advice}")
     return [f"{source}: {text}" for text in found]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError
+from .files import write_text
 from .index import AnnotationIndex
 
 
@@ -67,12 +68,7 @@ def write_results(path: str | os.PathLike, results: list[dict]) -> None:
     except ValueError:
         raise DataError(f"{path}: not written: detections hold NaN or infinity. Has the network diverged?") from None
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, text)
 
 
 def check_results(results: object) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .errors import DataError
+from .files import partial_of
 
 CLASSES = ("ring", "cross", "star", "ellipse", "crescent", "arrow")
 SMALLEST_IMAGE = 64
@@ -58,7 +59,7 @@ def draw_toy(folder: str | os.PathLike, seed: int = 0, images: int = 1000, size:
     if _holds(folder, recipe):
         return False
     # Drawn beside the folder and renamed at the end: an interrupted run leaves nothing that looks complete.
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial = partial_of(folder)
     try:
         train = images * 4 // 5
         first_box = 1

@@ -19,9 +19,9 @@ from torch.utils.tensorboard import SummaryWriter
 import nnet.training.faults
 import nnet.training.metrics
 import test as test_script
+from db.files import partial_of
 from nnet.families.cornernet import CornerNet
 from nnet.runtime import checkpoint
-from nnet.runtime.files import partial_of
 from nnet.training.snapshots import Snapshots
 from nnet.training.trainer import Trainer
 from tests.builders import changed_toy, run_state

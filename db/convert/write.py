@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ..coco import load_index
 from ..errors import DataError
+from ..files import write_text
 from ..images import UnreadableImage, read_image
 from ..index import AnnotationIndex
 from .base import Picture, Source, list_of
@@ -52,12 +53,7 @@ def convert(
         content, unreadable = collect(name, folder, pictures, categories, first_image, first_box)
         first_image, first_box = first_image + len(content["images"]), first_box + len(content["annotations"])
         path = output / f"instances_{name}.json"
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_text(json.dumps(content), encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_text(path, json.dumps(content))
         written.append(Converted(name, folder, path, load_index(path, folder), unreadable))
     return written
 

@@ -35,6 +35,13 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
+class Differences(NamedTuple):
+    """The differences between two runs, by name."""
+
+    figures: dict[str, Difference]
+    classes: dict[str, Difference]  # of the AP of each class
+
+
 def coco_values(matches: Matches, weights: np.ndarray) -> tuple[Values, Values]:
     """COCO's 12 figures with AP at further IoU thresholds, and the AP of each class by its number.
 
@@ -115,7 +122,7 @@ def compare_runs(
     resamples: int = RESAMPLES,
     seed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
-) -> tuple[dict[str, Difference], dict[str, Difference]]:
+) -> Differences:
     """The differences of all figures, and of the AP by class.
 
     Args:
@@ -132,4 +139,4 @@ def compare_runs(
 
     found = paired_bootstrap(figures, matches[0][0].images, resamples, seed, progress)
     by_class = {name: found.pop(f"class {k}") for k, name in enumerate(names)}
-    return found, by_class
+    return Differences(found, by_class)

@@ -1,4 +1,5 @@
 """From images to detections with a trained network.
 
-In reading order: detector, suppression, pipeline, images, loading; then inputs and sources, the images of users.
+In reading order: detector, suppression, pipeline, images, loading, warnings; then inputs and sources, the
+images of users.
 """

@@ -9,10 +9,10 @@ from typing import Any
 from db import AnnotationIndex, DataError, inspect_annotations
 from nnet.families import build_family
 from nnet.families.base import Family
-from nnet.families.exported import ExportedFamily
+from nnet.families.exported import ExportedFamily, check_options
 from nnet.runtime import checkpoint
 from nnet.runtime.console import warn
-from nnet.runtime.exported import check_options, is_exported, open_exported
+from nnet.runtime.exported import is_exported, open_exported
 from nnet.runtime.precision import layout
 
 

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from db import DataError, UnreadableImage, read_image
+from db.files import read_bytes
 from nnet.runtime.background import read_ahead
 
 IMAGES = frozenset(".jpg .jpeg .jpe .jfif .png .bmp .dib .webp .tif .tiff .pbm .pgm .ppm .pnm .jp2 .gif .avif".split())
@@ -116,7 +117,7 @@ def in_folder(folder: str, leave_out: Path | None, required: bool = True) -> lis
 def in_list(path: Path) -> list[Source]:
     """The files that a text file names, one per line; relative paths start at its folder. Raises DataError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_bytes(path).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a list of pictures: {getattr(error, 'strerror', None) or 'not text'}") from None
     sources = []
@@ -158,19 +159,26 @@ def read_sources(sources: Sequence[Source], skipped: Callable[[str], None], work
             for source in group:
                 yield from read_video(source, skipped, workers)
             continue
-        with closing(read_ahead(group, read_picture, workers, 2 * workers)) as frames:
-            for frame in frames:
-                if isinstance(frame, UnreadableImage):
-                    skipped(str(frame))
-                else:
-                    yield frame
+        with closing(read_ahead(group, read_picture, workers, 2 * workers)) as readings:
+            for frames, unreadable in readings:
+                for message in unreadable:
+                    skipped(message)
+                yield from frames
 
 
-def read_picture(source: Source) -> Frame | UnreadableImage:
+class Reading(NamedTuple):
+    """A picture, or a message if it cannot be read."""
+
+    frames: list[Frame]
+    unreadable: list[str]
+
+
+def read_picture(source: Source) -> Reading:
+    """Read the file of a picture."""
     try:
-        return Frame(source, read_image(source.path))
+        return Reading([Frame(source, read_image(source.path))], [])
     except UnreadableImage as error:
-        return error
+        return Reading([], [str(error)])
 
 
 def read_video(source: Source, skipped: Callable[[str], None], workers: int) -> Iterator[Frame]:

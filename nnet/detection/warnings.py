@@ -1,4 +1,4 @@
-"""What is said before an evaluation or a detection that will not go well."""
+"""Warnings before detection: more objects than can be found, images that need much memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from models.cost import MemoryCounter
 from nnet.detection.detector import Detector
 from nnet.runtime.memory import GIGABYTE, available_memory
 
-SMALL = 2_000_000  # pixels of an image whose memory is not looked at
-SHARE = 0.5  # of the available memory, from which on the network's need is worth a line
+SMALL = 2_000_000  # pixels: the memory of smaller images is not estimated
+SHARE = 0.5  # fraction of the available memory above which there is a warning
 
 
 def before_evaluation(index: AnnotationIndex, detector: Detector) -> list[str]:
@@ -21,7 +21,7 @@ def before_evaluation(index: AnnotationIndex, detector: Detector) -> list[str]:
 
 
 def too_many_objects(index: AnnotationIndex, detector: Detector) -> list[str]:
-    """Whether images have more objects than can be found, and which options find more."""
+    """A warning if images have more objects than can be found, with the options that find more."""
     limit = detector.family.most_objects(detector.options)
     images = np.repeat(np.arange(len(index)), np.diff(index.first))[~index.crowd]
     counts = np.bincount(images, minlength=len(index))
@@ -41,14 +41,14 @@ def largest(index: AnnotationIndex) -> tuple[int, int]:
 
 
 class MemoryWatch:
-    """Tells when images at their own resolution need much of the memory that there is. Called with their sizes."""
+    """Warns of images that need much of the available memory at their own resolution. Called with their sizes."""
 
     def __init__(self, detector: Detector):
         self.detector = detector
         self.largest = SMALL  # pixels of the largest images so far
 
     def __call__(self, height: int, width: int, images: int = 1) -> list[str]:
-        """A line if `images` images of this size need much memory, and no smaller ones have been told of."""
+        """A line if `images` images of this size need much memory, unless it has warned of images at least as large."""
         options, canvases = self.detector.options, self.detector.canvas_sizes(height, width)
         if not canvases or height * width * images <= self.largest:
             return []

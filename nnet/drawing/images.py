@@ -71,7 +71,7 @@ def _title_bar(title: str, width: int, scale: float) -> np.ndarray:
 
 
 def drawable(text: str) -> str:
-    """The text as OpenCV can draw it: a lone surrogate, as in a file name that is not UTF-8, would crash it."""
+    """The text with lone surrogates escaped (from names that are not UTF-8): OpenCV and TensorBoard fail on them."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from models.backbones import feature_size
-from nnet.families.base import REJECTED, Candidates, Family, Points, View
+from nnet.families.base import REJECTED, Candidates, Family, Points, View, select
 from nnet.families.centernet import keep_triplets, regions_of
 from nnet.families.exported import ExportedFamily
 from nnet.families.options import DetectionOptions
@@ -119,8 +119,8 @@ def compare_boxes(
     count, differences, problems = 0, {"boxes": 0.0, "scores": 0.0}, []
     for i in range(len(images)):
         own = slice(i * rows, (i + 1) * rows)
-        view = View(1.0, placement, {k: type(m)(*(None if v is None else v[own] for v in m)) for k, m in maps.items()})
-        decoded = {name: values[own] for name, values in outputs.items()}
+        view = View(1.0, placement, select(maps, own))
+        decoded = select(outputs, own)
         found = valid(exported.propose(iter([view._replace(maps=decoded)]), options))
         wanted, least, most = (
             valid(family.propose(iter([view]), varied(options, part, tolerance))) for part in (1.0, FEWER, MORE)

@@ -1,6 +1,6 @@
 """What a detector is: each family brings its network, its loss and its decoding behind the interface in base.py.
 
-In reading order: base, placement, cornernet, centernet, anchors, saccade/, ground_truth, options.
+In reading order: base, placement, cornernet, centernet, anchors, saccade/, exported, ground_truth, options.
 """
 
 from __future__ import annotations

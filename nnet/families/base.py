@@ -81,8 +81,8 @@ class Evidence(NamedTuple):
     deciding: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-class Eye(Protocol):
-    """What runs the network on images for a family: nnet.detection.detector.Detector, which documents these."""
+class Predictor(Protocol):
+    """Runs the network on images for a family: nnet.detection.detector.Detector, which documents these."""
 
     options: DetectionOptions
     input_size: tuple[int, int]
@@ -150,17 +150,22 @@ class Family(ABC):
         """Options of other sections, or whole sections, that a network of these `Options` never reads."""
         return ()
 
-    def views(self, image: np.ndarray, eye: Eye, objects: Objects | None = None) -> Iterator[View]:
+    @classmethod
+    def variant(cls, model: Any) -> str:
+        """Which of these `Options` `unread` also depends on, as the end of a message: " without model.NAME"."""
+        return ""
+
+    def views(self, image: np.ndarray, predictor: Predictor, objects: Objects | None = None) -> Iterator[View]:
         """What the network sees of an image (H, W, 3) uint8 BGR.
 
         objects: the annotation, where it replaces predictions.
         """
-        for scale in eye.options.scales:
-            yield eye.view(image, scale, objects)
+        for scale in predictor.options.scales:
+            yield predictor.view(image, scale, objects)
 
-    def overview(self, image: np.ndarray, eye: Eye, objects: Objects | None = None) -> View:
+    def overview(self, image: np.ndarray, predictor: Predictor, objects: Objects | None = None) -> View:
         """One view of the whole image, for its heatmaps and corners."""
-        return eye.view(image, 1.0, objects)
+        return predictor.view(image, 1.0, objects)
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -215,7 +220,7 @@ def candidates_from_cells(found: Detections, placement: Placement, outside: floa
 
 
 def select(maps: Any, rows: slice) -> Any:
-    """These rows of a batch of predictions: tensors, or None, in dicts, lists and named tuples."""
+    """These rows of a batch of predictions: tensors or arrays, or None, in dicts, lists and named tuples."""
     if isinstance(maps, dict):
         return {name: select(part, rows) for name, part in maps.items()}
     if isinstance(maps, tuple):

@@ -46,6 +46,10 @@ class CenterNet(CornerNet):
     def unread(cls, model: CenterNetOptions) -> tuple[str, ...]:
         return ("test.score_threshold", *SACCADE_OPTIONS) if model.center_keypoints else super().unread(model)
 
+    @classmethod
+    def variant(cls, model: CenterNetOptions) -> str:
+        return "" if model.center_keypoints else " without model.center_keypoints"
+
     def propose(self, views: Iterator[View], options: DetectionOptions) -> Candidates:
         if not self.tested:
             return super().propose(views, options)

@@ -15,7 +15,7 @@ from models.decode import Detections, decode_corners, decode_points
 from models.keypoints import CORNERS, KeypointMaps, KeypointNetwork, Predictions
 from models.losses import LossOptions, LossTerms, stack_loss
 from models.standard_ops import Best, PairDecoder
-from nnet.families.base import REJECTED, Candidates, Family, Points, View, candidates_from_cells, to_host
+from nnet.families.base import REJECTED, Candidates, Family, Points, View, candidates_from_cells, select, to_host
 from nnet.families.ground_truth import MAPS, true_maps
 from nnet.families.options import DetectionOptions
 from nnet.families.placement import Placement, from_cells, to_canvas
@@ -88,7 +88,7 @@ class CornerNet(Family):
     def corners(self, view: View, options: DetectionOptions) -> dict[str, Points]:
         found = {}
         for name in CORNERS:
-            image = KeypointMaps(*(None if m is None else m[:1] for m in view.maps[name]))  # without the mirror image
+            image = select(view.maps[name], slice(1))  # without the mirror image
             points = find_points(image, view.placement, options.corners, options.nms_kernel)
             peaks = points.scores > 0  # an image may have fewer local maxima than corners were asked for
             found[name] = Points(points.points[peaks], points.labels[peaks], points.scores[peaks])

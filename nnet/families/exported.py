@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,20 @@ from nnet.families.placement import Placement, clip_boxes
 from nnet.runtime.checkpoint import CheckpointError
 from nnet.runtime.exported import ExportedFile
 from sample.dataset import Batch
+
+# Options of testing that an export fixes
+FIXED = (
+    "mirror",
+    "corners",
+    "pairs",
+    "centers",
+    "nms_kernel",
+    "embedding_distance",
+    "edge_pairs",
+    "as_published",
+    "channels_last",
+    "precision",
+)
 
 
 class ExportedNetwork(nn.Module):
@@ -81,3 +96,14 @@ class ExportedFamily(Family):
         points = found["centers"].reshape(-1, 2) - np.array(placement.border[::-1], np.float32)
         there = scores > REJECTED
         return Points((points / np.array(placement.scale[::-1], np.float32))[there], labels[there], scores[there])
+
+
+def check_options(file: ExportedFile, options: DetectionOptions) -> None:
+    """Raise CheckpointError if options of testing differ from those that the export has fixed."""
+    made = file.metadata["config"]["test"]
+    differing = [name for name in FIXED if made[name] != getattr(options, name)]
+    if differing:
+        text = ", ".join(f"test.{name}={json.dumps(made[name])}" for name in differing)
+        raise CheckpointError(
+            f"{file.path} was exported with {text}: test it with the same options, or export the checkpoint again"
+        )

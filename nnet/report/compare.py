@@ -10,27 +10,27 @@ import argparse
 import math
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import configs
-from nnet.analysis.bootstrap import LEVEL, RESAMPLES, Difference, compare_runs
+from nnet.analysis.bootstrap import LEVEL, RESAMPLES, Difference, Differences, compare_runs
 from nnet.report.runs import Run, check_pair, load_run
 from nnet.runtime.console import progress_bar
 from nnet.runtime.errors import exit_code
 
 
-def compare(first: Run, second: Run, resamples: int, seed: int) -> tuple[dict[str, Difference], dict[str, Difference]]:
+def compare(first: Run, second: Run, resamples: int, seed: int) -> Differences:
     """The differences of all figures, and of the AP by class, with a progress bar."""
     pairs = ((run.evaluation, run.discovery) for run in (first, second))
     with progress_bar(total=resamples, desc="resampling", unit="resample") as bar:
         return compare_runs(*pairs, first.index.category_names, resamples, seed, bar.update)
 
 
-def table(first: Run, second: Run, figures: Mapping[str, Difference], classes: Mapping[str, Difference]) -> str:
+def table(first: Run, second: Run, differences: Differences) -> str:
     """The differences as text."""
     rows = [("figure (%)", "A", "B", "B - A", f"{LEVEL:.0%} interval", "")]
-    for name, difference in [*figures.items(), *((f"AP {name}", value) for name, value in classes.items())]:
+    classes = {f"AP {name}": difference for name, difference in differences.classes.items()}
+    for name, difference in (*differences.figures.items(), *classes.items()):
         rows.append((name, *cells(difference)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"A: {first.name}", f"B: {second.name}", ""]
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     def script() -> None:
         first, second = map(load_run, args.runs)
         check_pair(first, second)
-        print(table(first, second, *compare(first, second, args.resamples, args.seed)))
+        print(table(first, second, compare(first, second, args.resamples, args.seed)))
 
     return exit_code(script, configs.ConfigError)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnet.analysis.bootstrap import LEVEL, Difference
+from nnet.analysis.bootstrap import LEVEL, Difference, Differences
 from nnet.analysis.classes import class_figures
 from nnet.analysis.confusion import confusion_matrix
 from nnet.analysis.tide import KINDS, pairing_figures, tide_figures
@@ -42,7 +42,6 @@ ERRORS = {
     "wrong_corner": "a corner, or the class, is wrong",
     "imprecise": "the corners of one object, but an IoU below 0.5",
 }
-Differences = tuple[Mapping[str, Difference], Mapping[str, Difference]]
 Cell = str | tuple[str, float]
 """Text, or HTML with the value to sort it by."""
 
@@ -60,7 +59,7 @@ def write_page(
     first = runs[0]
     title = " and ".join(run.name for run in runs)
     sections = [overview(runs)]
-    sections += [published_table(first)] if differences is None else [difference_table(runs, differences[0])]
+    sections += [published_table(first)] if differences is None else [difference_table(runs, differences.figures)]
     sections.append(class_tables(runs, differences))
     sections.append(error_tables(runs))
     sections += chart_sections(runs)
@@ -190,7 +189,7 @@ def class_tables(runs: Sequence[Run], differences: Differences | None) -> str:
         columns = ["class", "AP", "AP50", "precision", "recall", "objects", "right", "false"]
         return section("Classes", note, table(columns, rows))
     rows, marked = [], []
-    for name, difference in differences[1].items():
+    for name, difference in differences.classes.items():
         pair = [figures[name] for figures in by_run]
         shown = [figure_cell(own[key]) for key in ("AP50", "precision", "recall") for own in pair]
         rows.append([name, *difference_cells(difference), *shown, figure_cell(pair[0]["objects"])])

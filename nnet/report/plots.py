@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from db.matches import RECALLS
 from nnet.analysis.errors import FALSE_POSITIVE_IOU
 from nnet.drawing.charts import LINE_COLOURS, draw_panels
 from nnet.families.options import SHOWN_SCORE
@@ -100,13 +101,12 @@ def annotated(run: Run) -> Mapping[str, Any]:
 def draw_precision(lines: Mapping[str, np.ndarray], title: str, pale: Sequence[np.ndarray] = ()) -> str:
     """A chart of precision over recall. pale: lines without a name."""
     figure, axes = new_axes(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    recalls = np.linspace(0, 1, 101)
     for line in pale:
-        axes.plot(recalls, line, color="#999999", alpha=0.3, linewidth=0.8)
+        axes.plot(RECALLS, line, color="#999999", alpha=0.3, linewidth=0.8)
     for n, (name, line) in enumerate(lines.items()):
         style = "-" if n < len(LINE_COLOURS) else "--"
         label = name.replace("$", r"\$")  # not a formula
-        axes.plot(recalls, line, style, color=LINE_COLOURS[n % len(LINE_COLOURS)], linewidth=1.6, label=label)
+        axes.plot(RECALLS, line, style, color=LINE_COLOURS[n % len(LINE_COLOURS)], linewidth=1.6, label=label)
     axes.legend(loc="lower left", fontsize="small", framealpha=0.8)
     return svg(figure)
 

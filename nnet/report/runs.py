@@ -12,11 +12,10 @@ import numpy as np
 
 import configs
 from db import AnnotationIndex, DataError, Evaluation, evaluate, load_split
+from db.evaluation import DISCOVERY_IOUS
 from nnet.analysis.tables import read_metrics, read_tables
 from nnet.analysis.tide import Judged, judge
 from nnet.training.metrics import read_metrics as read_log
-
-DISCOVERY_IOUS = np.linspace(0.05, 0.5, 10)  # of the false discovery rates, see db.false_discovery
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """What every script needs of its machine and process.
 
 In reading order: options, devices, threads, precision, distributed, signals, errors, console, checkpoint; then
-released_names, upgrading, files, background, transfer, timing, discovery.
+contents, released_names, upgrading, exported, files, memory, background, transfer, timing, discovery.
 """

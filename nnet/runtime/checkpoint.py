@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from db import DataError
+from db.files import partial_of
 from nnet.runtime.contents import misfit
-from nnet.runtime.files import partial_of
 from nnet.runtime.released_names import rename
 from nnet.runtime.upgrading import upgrade
 
@@ -71,8 +71,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        what = "is not a regular file" if path.exists() and not path.is_dir() else what
+        what = why_no_file(path)
         raise CheckpointError(f"checkpoint {path} {what}: give the path of a checkpoint of train.py or a released .pkl")
     try:
         check_archive(path)
@@ -103,6 +102,13 @@ def load(path: Path) -> dict[str, Any]:
     if len(weights) < len(state):
         raise CheckpointError(f"checkpoint {path} names a parameter twice")
     return {"model": weights}
+
+
+def why_no_file(path: Path) -> str:
+    """Why a path that is no regular file cannot be read, for messages."""
+    if path.is_dir():
+        return "is a folder, not a file"
+    return "is not a regular file" if path.exists() else "does not exist"
 
 
 def own_state(state: Mapping[str, Any], path: Path) -> dict[str, Any]:

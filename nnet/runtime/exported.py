@@ -16,25 +16,12 @@ import torch
 from torch import Tensor
 
 from models.layers import MissingPackage
-from nnet.runtime.checkpoint import CheckpointError
+from nnet.runtime.checkpoint import CheckpointError, why_no_file
 
 FORMAT = 1
 SUFFIXES = (".onnx", ".pt2")
 METADATA = "metadata.json"  # name of the metadata in a .pt2 that is not compiled
 INPUT = "images"
-# Options of testing that an export fixes
-FIXED = (
-    "mirror",
-    "corners",
-    "pairs",
-    "centers",
-    "nms_kernel",
-    "embedding_distance",
-    "edge_pairs",
-    "as_published",
-    "channels_last",
-    "precision",
-)
 
 
 def is_exported(path: str | Path) -> bool:
@@ -161,20 +148,5 @@ def open_exported(path: Path) -> ExportedFile:
         MissingPackage: ONNX Runtime is not installed.
     """
     if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"{path} {what}: give the path of a network of export.py")
+        raise CheckpointError(f"{path} {why_no_file(path)}: give the path of a network of export.py")
     return OnnxFile(path) if path.suffix.lower() == ".onnx" else TorchFile(path)
-
-
-def check_options(file: ExportedFile, options: Any) -> None:
-    """Raise CheckpointError if options of testing differ from those that the export has fixed.
-
-    options: nnet.families.options.DetectionOptions.
-    """
-    made = file.metadata["config"]["test"]
-    differing = [name for name in FIXED if made[name] != getattr(options, name)]
-    if differing:
-        text = ", ".join(f"test.{name}={json.dumps(made[name])}" for name in differing)
-        raise CheckpointError(
-            f"{file.path} was exported with {text}: test it with the same options, or export the checkpoint again"
-        )

@@ -1,11 +1,10 @@
-"""Folders for output: made, locked while a run writes to them, and kept from being overwritten. Unfinished files."""
+"""Folders for output: made, locked while a run writes to them, and kept from being overwritten."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import secrets
 import socket
 import tempfile
 from pathlib import Path
@@ -87,11 +86,3 @@ def refuse_other_results(path: Path, checkpoint: Path, iteration: int | None) ->
 
 def words(iteration: int | None) -> str:
     return "" if iteration is None else f" after {iteration:,} iterations"
-
-
-def partial_of(path: Path) -> Path:
-    """Name of an unfinished file beside `path`, which replaces it when it is complete.
-
-    No other call gives the same name, so that two processes that write the same file leave a whole one.
-    """
-    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")

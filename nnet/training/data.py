@@ -1,4 +1,4 @@
-"""The data of a run, and what is said about it before the run starts."""
+"""The data of a run, and the messages about it before the run starts."""
 
 from __future__ import annotations
 

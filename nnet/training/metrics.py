@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,9 +16,10 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from db.files import write_text
 from nnet.drawing.charts import Panel, plot_panels
+from nnet.drawing.images import drawable
 from nnet.runtime.console import progress_bar
-from nnet.runtime.files import partial_of
 from nnet.training.step import Update
 
 logger = logging.getLogger(__name__)
@@ -39,9 +39,7 @@ class MetricsLog:
         self.terms = terms
         self.path = folder / "metrics.jsonl"
         self.earlier = [row for row in read_metrics(self.path) if row["iteration"] <= start] if start else []
-        partial = partial_of(self.path)
-        partial.write_text("".join(json.dumps(row) + "\n" for row in self.earlier))
-        os.replace(partial, self.path)
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.earlier))
         self.file = self.path.open("a", buffering=1)
         if not start:
             for old in folder.glob("events.out.tfevents.*"):
@@ -83,8 +81,7 @@ class MetricsLog:
 
     def picture(self, iteration: int, name: str, image: np.ndarray) -> None:
         """Show a picture (H, W, 3) uint8 BGR in TensorBoard."""
-        name = name.encode("utf-8", "backslashreplace").decode()  # a file name may have bytes that are not text
-        self._show("image", name, image[:, :, ::-1].copy(), iteration, dataformats="HWC")
+        self._show("image", drawable(name), image[:, :, ::-1].copy(), iteration, dataformats="HWC")
 
     def _show(self, kind: str, *values: Any, **options: Any) -> None:
         """Pass something to TensorBoard, whose writer cannot recover from a full disk."""

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from db import DataError
+from db.files import partial_of
 from nnet.runtime import checkpoint
 from nnet.runtime.checkpoint import CheckpointError
-from nnet.runtime.files import partial_of
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Options that are set without effect: what is said of them, and that the experiments have none."""
+"""Options that are set without effect: their messages, and that the experiments have none."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """Reading CornerNet-Lite's golden vectors."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,8 @@ from torch import nn
 from db import AnnotationIndex, load_index
 from models.keypoints import CORNERS, KeypointMaps
 from nnet.runtime import checkpoint
-from sample.colour import BRIGHTNESS, CONTRAST, SATURATION, ColourDraw
+from sample.augment import Sample
+from sample.colour import BRIGHTNESS, CONTRAST, SATURATION, ColourDraw, normalise
 from tests.golden_files import Golden, released_state
 
 COLOURS = {"brightness": BRIGHTNESS, "contrast": CONTRAST, "saturation": SATURATION}
@@ -49,6 +50,19 @@ def colours(drawn: Mapping[str, Any]) -> ColourDraw:
     """The colour draws of an image of targets_lite, as a batch."""
     order = torch.tensor([[COLOURS[name] for name in drawn["colour_order"]]])
     return ColourDraw(order, torch.tensor([drawn["colour_alphas"]]), torch.tensor([drawn["lighting_alpha"]]))
+
+
+def compare_crops(golden: Golden, name: str, samples: Iterable[tuple[Sample, Mapping[str, Any]]]) -> None:
+    """Compare the images of samples, each with its draws, with targets_lite_`name`: as cropped, and as coloured."""
+    expected = np.load(golden(f"targets_lite_{name}.npz"))
+    step = json.loads(golden(f"targets_lite_{name}.json").read_text())["row_step"]
+    for n, (sample, drawn) in enumerate(samples):
+        rows = sample.image[::step]
+        np.testing.assert_allclose(rows.astype(int), expected[f"{n}_crop_rows"].astype(int), rtol=0, atol=1)
+        image = normalise(torch.from_numpy(sample.image.transpose(2, 0, 1).copy())[None], colours(drawn))[0]
+        image = image.permute(1, 2, 0)
+        np.testing.assert_allclose(image[::step], expected[f"{n}_rows"], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(image.double().mean((0, 1)), drawn["image_mean"], rtol=0, atol=1e-4)
 
 
 class DecodeCase(NamedTuple):

@@ -58,15 +58,15 @@ def sheet(shown: Shown, views: list[View]) -> np.ndarray:
 
 def draw_view(shown: Shown, view: View) -> np.ndarray:
     """What the network saw, with the boxes that it found there: (h, w, 3), the longer side THUMBNAIL pixels."""
-    lies = view.placement
-    shrink = THUMBNAIL / max(lies.canvas)
-    y, x = ((0.5 * s + b) * shrink - 0.5 for s, b in zip(lies.scale, lies.border, strict=True))  # of pixel 0
-    matrix = np.array([[lies.scale[1] * shrink, 0, x], [0, lies.scale[0] * shrink, y]])
-    height, width = (max(1, round(n * shrink)) for n in lies.canvas)
+    placement = view.placement
+    shrink = THUMBNAIL / max(placement.canvas)
+    y, x = ((0.5 * s + b) * shrink - 0.5 for s, b in zip(placement.scale, placement.border, strict=True))  # of pixel 0
+    matrix = np.array([[placement.scale[1] * shrink, 0, x], [0, placement.scale[0] * shrink, y]])
+    height, width = (max(1, round(n * shrink)) for n in placement.canvas)
     picture = cv2.warpAffine(shown.image, matrix, (width, height))
     if view.found is None:
         return picture
     found = view.found.take(view.found.scores >= SHOWN_SCORE)
     texts = [f"{shown.names[k]} {score:.2f}" for k, score in zip(found.labels, found.scores, strict=True)]
-    boxes, colours = to_canvas(found.boxes, lies) * shrink, [class_colour(int(k)) for k in found.labels]
+    boxes, colours = to_canvas(found.boxes, placement) * shrink, [class_colour(int(k)) for k in found.labels]
     return draw_boxes(picture, boxes, texts, colours, enlarge=False)

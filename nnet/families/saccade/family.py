@@ -14,7 +14,7 @@ from models.decode import Detections, peaks
 from models.losses import LossTerms
 from models.saccade import LEVELS, SaccadeMaps, SaccadeNetwork, SaccadeOptions, attention_loss, saccade
 from models.standard_ops import Best
-from nnet.families.base import Candidates, Eye, Points, View, select
+from nnet.families.base import Candidates, Points, Predictor, View, select
 from nnet.families.cornernet import CornerNet, best_pairs
 from nnet.families.options import DetectionOptions
 from nnet.families.placement import Placement, from_cells
@@ -80,44 +80,47 @@ class Saccade(CornerNet):
     def decoder(self, options: DetectionOptions, mirror: bool, best: Best) -> None:
         return None  # what the network sees next depends on what it has found
 
-    def views(self, image: np.ndarray, eye: Eye, objects: Objects | None = None) -> Iterator[View]:
+    def views(self, image: np.ndarray, predictor: Predictor, objects: Objects | None = None) -> Iterator[View]:
         """The crops of both passes, with what was found in each (`View.found`). The annotation is not used."""
-        size, side, options = image.shape[:2], eye.input_size[0], eye.options.saccade
+        size, side, options = image.shape[:2], predictor.input_size[0], predictor.options.saccade
         crops = first_crops(size, side, options.first)
-        views = list(self.look(image, crops, eye, attention=True))
+        views = list(self.look(image, crops, predictor, attention=True))
         for view in views:
             yield view._replace(found=view.found.take(view.found.scores > options.kept_threshold))
-        locations = self.locations(size, crops, views, eye).take(slice(options.crops))
+        locations = self.locations(size, crops, views, predictor).take(slice(options.crops))
         closer = [Crop.at(y, x, scale, side, title) for y, x, scale, _, title in zip(*locations, strict=True)]
-        yield from self.look(image, closer, eye, attention=False)
+        yield from self.look(image, closer, predictor, attention=False)
 
-    def overview(self, image: np.ndarray, eye: Eye, objects: Objects | None = None) -> View:
+    def overview(self, image: np.ndarray, predictor: Predictor, objects: Objects | None = None) -> View:
         """The crop of the first pass in which the image is largest."""
-        largest = [max(eye.options.saccade.first)]
-        (view,) = self.look(image, first_crops(image.shape[:2], eye.input_size[0], largest), eye, attention=True)
+        largest = [max(predictor.options.saccade.first)]
+        crops = first_crops(image.shape[:2], predictor.input_size[0], largest)
+        (view,) = self.look(image, crops, predictor, attention=True)
         return view
 
-    def look(self, image: np.ndarray, crops: Sequence[Crop], eye: Eye, attention: bool) -> Iterator[View]:
+    def look(self, image: np.ndarray, crops: Sequence[Crop], predictor: Predictor, attention: bool) -> Iterator[View]:
         """The views of these crops, several at a time, with all pairs of corners that were found in them."""
-        side, at_once = eye.input_size[0], eye.options.saccade.at_once
-        if eye.options.mirror:
+        side, at_once = predictor.input_size[0], predictor.options.saccade.at_once
+        if predictor.options.mirror:
             raise ValueError("crops are looked at without their mirror images: test.mirror must be false")
         for start in range(0, len(crops), at_once):
             some = crops[start : start + at_once]
-            with eye.timed("load"):
-                images = eye.stack([cut(image, crop, side) for crop in some])
-            maps = eye.predict(images, attention=attention)
-            with eye.timed("decode"):
-                pairs = best_pairs(maps.keypoints, eye.options)
+            with predictor.timed("load"):
+                images = predictor.stack([cut(image, crop, side) for crop in some])
+            maps = predictor.predict(images, attention=attention)
+            with predictor.timed("decode"):
+                pairs = best_pairs(maps.keypoints, predictor.options)
             for i, crop in enumerate(some):
                 row = slice(i, i + 1)
-                lies = placement(crop, image.shape[:2], side, self.network.stride)
-                found = candidates(select(pairs, row), lies)
-                yield View(crop.scale, lies, select(maps, row), title=crop.title, found=found)
+                placed = placement(crop, image.shape[:2], side, self.network.stride)
+                found = candidates(select(pairs, row), placed)
+                yield View(crop.scale, placed, select(maps, row), title=crop.title, found=found)
 
-    def locations(self, size: tuple[int, int], crops: Sequence[Crop], views: Sequence[View], eye: Eye) -> Locations:
+    def locations(
+        self, size: tuple[int, int], crops: Sequence[Crop], views: Sequence[View], predictor: Predictor
+    ) -> Locations:
         """The locations to look at after the first pass, the best first. size: (height, width) of the image."""
-        options, unit = eye.options.saccade, relative_size(eye.input_size)
+        options, unit = predictor.options.saccade, relative_size(predictor.input_size)
         levels = zip(*(view.maps.attention for view in views), strict=True)
         scores = [attention_scores(torch.cat(level)) for level in levels]
         attention = attention_locations(scores, crops, size, self.network.stride, options.attention_threshold)

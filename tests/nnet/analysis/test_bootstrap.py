@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from db import AnnotationIndex, evaluate, false_discovery
+from db.evaluation import DISCOVERY_IOUS
 from nnet.analysis.bootstrap import compare_runs, paired_bootstrap
-from nnet.report.runs import DISCOVERY_IOUS
 
 IMAGES = 100
 BOXES = np.array([[10, 10, 50, 50], [100, 10, 140, 50]])  # of each image, in one class
