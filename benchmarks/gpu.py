@@ -2,9 +2,9 @@
 
 python -m benchmarks.gpu [--output DIR] [--minutes N] [--device cuda|cpu] [--parts NAME ...]
 
-Writes DIR/gpu.json and DIR/gpu.md, a page for docs/, after each part. A part that crashes or takes too long does not
-stop the others. With --device cpu it is a dry run: all parts at tiny sizes, without building. The exit code is 1 if a
-part failed or a test did.
+Writes DIR/gpu.json after each row and step, and DIR/gpu.md, a page for docs/, after each part. A part that crashes or
+takes too long does not stop the others. With --device cpu it is a dry run: all parts at tiny sizes, without building.
+The exit code is 1 if a part failed or was skipped, or a test failed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from benchmarks.parts import Figures, Results, run_apart, run_here
+from benchmarks.parts import Figures, Part, Results, run_apart, run_here
 
 ROOT = Path(__file__).resolve().parent.parent
 # Seconds that each part may take. A machine with an H200 needs far less for most of them.
@@ -85,20 +86,39 @@ def build(device: str) -> Figures:
         return {"note": "no build in a dry run"}
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    output = done.stdout + done.stderr
+    # setup.py succeeds without nvcc and skips what does not compile: libraries of an earlier build may be left
+    missing = [source.parent.parent.name for source in ROOT.glob("external/*/csrc/*.cu") if not newer_library(source)]
+    if done.returncode or missing or "_CUDA is skipped" in output:
+        raise RuntimeError(f"the CUDA kernels of {', '.join(missing) or 'a package'} were not built: {output[-1500:]}")
+    from external import corner_pool, focal_loss
+
+    unused = [package.__name__ for package in (corner_pool, focal_loss) if "cuda" not in package._DEVICES]
+    if unused:
+        raise RuntimeError(f"the CUDA kernels of {', '.join(unused)} do not load, see the warnings")
     libraries = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("external/*/_C*.so"))
-    if done.returncode or not any("_CUDA" in name for name in libraries):
-        raise RuntimeError(f"the CUDA kernels were not built: {(done.stdout + done.stderr)[-1500:]}")
     return {"note": f"built {', '.join(libraries)}"}
 
 
+def newer_library(source: Path) -> bool:
+    """Whether the CUDA library of a package is not older than its .cu file."""
+    libraries = source.parent.parent.glob("_CUDA*.so")
+    return any(path.stat().st_mtime >= source.stat().st_mtime for path in libraries)
+
+
 def run_tests(device: str) -> Figures:
-    """The tests for GPUs. What has run before the time limit counts."""
+    """The tests for GPUs. What has run before the time limit counts. A crash of pytest is one of the failures."""
     chosen = [*TESTED, "-k", TESTS] if device == "cuda" else ["tests/benchmarks/test_gpu.py", "-k", "page"]
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *chosen]
+    # the tests of a file that cannot be imported do not keep the others from running
+    options = ["-v", "-rE", "--continue-on-collection-errors", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, *chosen]
+    ended, crash = "all have run", []
     with tempfile.TemporaryFile("w+") as log:
         try:
-            subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, timeout=LIMITS["tests"] - 10)
-            ended = "all have run"
+            limit = LIMITS["tests"] - 10
+            done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, timeout=limit)
+            if done.returncode not in (0, 1):  # 1: tests failed
+                ended, crash = "stopped before all have run", [f"pytest ended with exit code {done.returncode}"]
         except subprocess.TimeoutExpired:
             ended = "stopped before all have run"
         log.seek(0)
@@ -109,16 +129,18 @@ def run_tests(device: str) -> Figures:
         raise RuntimeError(f"pytest did not run: {output[-1500:]}")
     counts = {word: sum(result == word.upper() for _, result in found) for word in ("passed", "failed", "skipped")}
     failures = sorted({*errors, *(name for name, result in found if result in ("FAILED", "ERROR"))})
-    return {"tests": counts, "failures": failures, "note": ended}
+    return {"tests": counts, "failures": crash + failures, "note": ended}
 
 
-def benchmark(name: str, device: str) -> Figures:
+def benchmark(name: str, device: str) -> Iterator[Figures]:
     """The rows of a benchmark of `python -m benchmarks`."""
     from benchmarks.__main__ import BENCHMARKS
     from benchmarks.measure import HEAD, RULE
 
-    rows = list(BENCHMARKS[name].run(setting_of(device)))
-    return {"head": [HEAD, RULE], "rows": [row.figures() | {"cells": row.cells()} for row in rows]}
+    rows = []
+    for row in BENCHMARKS[name].run(setting_of(device)):
+        rows.append(row.figures() | {"cells": row.cells()})
+        yield {"head": [HEAD, RULE], "rows": rows}
 
 
 def setting_of(device: str) -> Any:
@@ -133,15 +155,17 @@ def setting_of(device: str) -> Any:
     return Setting(chosen, seconds=0.5 if device == "cuda" else 0.0, small=device == "cpu")
 
 
-def training_steps(variant: str, device: str) -> Figures:
+def training_steps(variant: str, device: str) -> Iterator[Figures]:
     """Hourglass-104: a step of the paper's batch, and of the largest batch that fits on the GPU."""
     setting = setting_of(device)
     batch = largest_batch(setting, variant) if device == "cuda" else 3
     paper = 49 if device == "cuda" else 4
     pieces = -(-paper // batch)
     split = tuple(paper // pieces + (i < paper % pieces) for i in range(pieces))  # micro-batches that fit
-    chosen = {"paper": split, "largest": (batch,)}
-    return {"variant": variant, "steps": {name: measured_step(setting, variant, b) for name, b in chosen.items()}}
+    steps = {}
+    for name, chosen in {"paper": split, "largest": (batch,)}.items():
+        steps[name] = measured_step(setting, variant, chosen)
+        yield {"variant": variant, "steps": steps}
 
 
 def measured_step(setting: Any, variant: str, batch: tuple[int, ...], steps: int = 3) -> Figures:
@@ -184,7 +208,7 @@ def largest_batch(setting: Any, variant: str) -> int:
     return 6
 
 
-def parts(device: str) -> Mapping[str, Callable[[], Figures]]:
+def parts(device: str) -> Mapping[str, Part]:
     """All parts by name, in the order in which they run."""
     first = {"machine": machine_facts, "build": build, "tests": run_tests}
     made = {name: partial(part, device) for name, part in first.items()}
@@ -206,7 +230,7 @@ def page(results: Figures) -> str:
 
 def facts_section(results: Figures) -> Iterator[str]:
     facts = results.get("machine", {}).get("facts", {})
-    if "gpu" not in facts:
+    if facts and "gpu" not in facts:
         yield "A dry run at tiny sizes on the CPU: none of these figures means anything.\n"
     yield "Made by `make gpu`. Machine: " + ("; ".join(f"{k}: {v}" for k, v in facts.items()) or "unknown") + "."
     yield ""
@@ -250,7 +274,8 @@ def rows_section(results: Figures) -> Iterator[str]:
     if rows:
         yield "### Each part compared with a baseline\n"
         yield "The columns are explained in [performance.md](performance.md). Pools, loss and decoding are timed as"
-        yield "CUDA graphs, and the L2 cache is flushed before each call of the pools and of the loss.\n"
+        yield "CUDA graphs (messages on stderr name what cannot be captured), and the L2 cache is flushed before each"
+        yield "call of the pools and of the loss.\n"
         yield from (*head, *(row["cells"] for row in rows), "")
 
 
@@ -262,6 +287,15 @@ def problems_section(results: Figures) -> Iterator[str]:
         yield ""
 
 
+def keep_earlier(folder: Path) -> None:
+    """Rename the results of an earlier run to gpu-1.json, gpu-1.md and so on, so that they are not overwritten."""
+    taken = {path.stem for path in folder.glob("gpu-*")}
+    number = next(n for n in count(1) if f"gpu-{n}" not in taken)
+    for path in (folder / "gpu.json", folder / "gpu.md"):
+        if path.is_file():
+            path.rename(folder / f"gpu-{number}{path.suffix}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description="Build, test and measure on a GPU.")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "gpu", help="(default: build/gpu)")
@@ -270,14 +304,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", choices=LIMITS, metavar="NAME", help=f"of {', '.join(LIMITS)}")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    args.output = args.output.absolute()
     available = parts(args.device)
     names = [name for name in args.parts or available if name in available]
     results = Results(args.output / "gpu.json")
     if args.child:
         run_here(available, names, results)
         return 0
+    names = list(dict.fromkeys(["machine", *names]))  # no figure without its machine
     args.output.mkdir(parents=True, exist_ok=True)
-    results.path.unlink(missing_ok=True)
+    keep_earlier(args.output)
     common = [sys.executable, "-m", "benchmarks.gpu", "--child", "--device", args.device, "--output", str(args.output)]
 
     def report(name: str, figures: Figures) -> None:

@@ -11,17 +11,20 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 Figures = dict[str, Any]
+# A part returns its figures, or yields all that it has so far, again and again
+Part = Callable[[], Figures | Iterator[Figures]]
 
 
 class Results:
     """The results of all parts, in a JSON file that is replaced atomically.
 
-    Each part has a "status": running, ok, failed or skipped. Parts that ran have "seconds", failed ones an "error".
+    Each part has a "status": running, ok, failed or skipped. Parts that ran have "seconds", failed ones an "error" and
+    what they have measured until then.
     """
 
     def __init__(self, path: Path):
@@ -38,16 +41,18 @@ class Results:
         os.replace(new, self.path)
 
 
-def run_here(parts: Mapping[str, Callable[[], Figures]], names: Sequence[str], results: Results) -> None:
+def run_here(parts: Mapping[str, Part], names: Sequence[str], results: Results) -> None:
     """Run parts in this process, a child of `run_apart`. An exception fails its part and ends the process."""
     for name in names:
-        begun = time.time()
+        begun, figures = time.time(), {}
         results.set(name, status="running", begun=begun)
         try:
-            figures = parts[name]()
-        except Exception as error:
-            seconds = round(time.time() - begun, 1)
-            results.set(name, status="failed", seconds=seconds, error=f"{type(error).__name__}: {error}"[:2000])
+            made = parts[name]()
+            for figures in [made] if isinstance(made, dict) else made:
+                results.set(name, status="running", begun=begun, **figures)
+        except (Exception, SystemExit) as error:
+            seconds, message = round(time.time() - begun, 1), f"{type(error).__name__}: {error}"[:2000]
+            results.set(name, status="failed", seconds=seconds, error=message, **figures)
             raise
         results.set(name, status="ok", seconds=round(time.time() - begun, 1), **figures)
 
@@ -93,8 +98,9 @@ def run_apart(
         ended = [name for name in left if results.read().get(name, {}).get("status") in ("ok", "failed")]
         # a child that ends before its first part is not started again
         for name in running or ([] if ended else left[:1]):
-            begun = results.read().get(name, {}).get("begun", time.time())
-            results.set(name, status="failed", seconds=round(time.time() - begun, 1), error=reason)
+            figures = results.read().get(name, {})
+            seconds = round(time.time() - figures.pop("begun", time.time()), 1)
+            results.set(name, **(figures | {"status": "failed", "seconds": seconds, "error": reason}))
         report_new()
 
 

@@ -20,7 +20,8 @@ unsupported dtype, two maps of different dtypes or a tensor that is not strided,
 forward-mode differentiation.
 
 The operators corner_pool::pool, pool_sum and pool_backward have compiled kernels. If these are not built, or not built
-for the tensor's device, stock PyTorch computes the same values and gradients, more slowly. One warning says so.
+for the tensor's device, stock PyTorch computes the same values and gradients, more slowly. One warning says so. On CUDA
+it adds up gradients in any order, so that they differ in rounding from run to run.
 """
 
 from pathlib import Path

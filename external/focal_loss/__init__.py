@@ -70,8 +70,11 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float =
 
 
 def masked(target: Tensor, where: Tensor) -> Tensor:
-    """A target (values 0 to 1) whose elements are masked where the bool tensor `where` is true; see focal_loss."""
-    return target - 2 * where.to(target.dtype)
+    """A target (values 0 to 1) whose elements are masked where the bool tensor `where` is true; see focal_loss.
+
+    Positives become -1 and other elements -2: exact in every dtype, so that no other element is counted as a positive.
+    """
+    return target.masked_fill(where, -2).masked_fill_(where & (target == 1), -1)
 
 
 def _wide(logits: Tensor) -> torch.dtype:

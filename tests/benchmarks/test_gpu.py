@@ -17,7 +17,11 @@ from benchmarks.parts import Results, run_here
 def crash(): os.kill(os.getpid(), signal.SIGSEGV)
 def fail(): raise RuntimeError("no such kernel")
 def wait(): time.sleep(60)
+def begin(end):
+    yield {"value": 3}
+    end()
 parts = {"first": lambda: {"value": 1}, "crash": crash, "fail": fail, "wait": wait, "last": lambda: {"value": 2}}
+parts |= {f"begin, {name}": lambda name=name: begin(parts[name]) for name in ("crash", "fail", "wait")}
 run_here(parts, sys.argv[2:], Results(Path(sys.argv[1])))
 """
 
@@ -40,6 +44,34 @@ def test_a_part_that_crashes_fails_or_hangs_does_not_stop_the_others(tmp_path, m
     assert (found["first"]["value"], found["last"]["value"]) == (1, 2)
 
 
+@pytest.mark.parametrize("end, error", [("crash", "SIGSEGV"), ("fail", "no such kernel"), ("wait", "stopped after")])
+def test_what_a_failed_part_has_measured_is_kept(tmp_path, monkeypatch, end, error):
+    name = f"begin, {end}"
+    found, _ = run(tmp_path, monkeypatch, **{name: 2 if end == "wait" else 20})
+    assert found[name]["status"] == "failed" and error in found[name]["error"] and found[name]["value"] == 3
+
+
+def test_earlier_results_are_kept(tmp_path):
+    for number in (1, 2):
+        for suffix in ("json", "md"):
+            (tmp_path / f"gpu.{suffix}").write_text(f"{number} {suffix}")
+        gpu.keep_earlier(tmp_path)
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found == {f"gpu-{n}.{suffix}": f"{n} {suffix}" for n in (1, 2) for suffix in ("json", "md")}
+
+
+@pytest.mark.parametrize("age, newer", [(-5, False), (5, True)])
+def test_a_cuda_library_older_than_its_source_is_not_a_build(tmp_path, age, newer):
+    source, library = tmp_path / "csrc" / "a_cuda.cu", tmp_path / "_CUDA.abi3.so"
+    source.parent.mkdir()
+    source.touch()
+    assert not gpu.newer_library(source)
+    library.touch()
+    begun = source.stat().st_mtime
+    os.utime(library, (begun + age, begun + age))
+    assert gpu.newer_library(source) == newer
+
+
 def test_no_time_left(tmp_path, monkeypatch):
     found, reported = run(tmp_path, monkeypatch, seconds=0, first=20, last=20)
     assert reported == ["first", "last"]
@@ -58,6 +90,7 @@ def test_page_of_partial_results():
     assert "gpu: A" in page and "dry run" not in page and "3 passed, 1 failed" in page and "tests/a.py::test_a" in page
     assert "| tf32 | 49 | 25 + 24 | 2 | 24.5 | 100 | 278 |" in page
     assert "decode: RuntimeError: a b" in page
+    assert "dry run" not in gpu.page({"machine": {"status": "failed", "error": "no driver"}})
 
 
 @pytest.mark.slow

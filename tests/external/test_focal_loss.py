@@ -151,6 +151,17 @@ def check_masked(loss, logits: Tensor, target: Tensor, where: Tensor, *terms: fl
     torch.testing.assert_close(found, slope, rtol=TOLERANCE[logits.dtype], atol=smallest)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_masks_do_not_make_positives(dtype) -> None:
+    """An element whose target is almost 1 is no positive, masked or not."""
+    below = torch.ones(2, dtype=dtype) - torch.finfo(dtype).eps / 2
+    target = torch.cat([below, torch.ones(2, dtype=dtype), torch.zeros(2, dtype=dtype)])
+    where = torch.tensor([True, False] * 3)
+    found = masked(target, where)
+    assert below[0] < 1 and (found.abs() == 1).tolist() == (target == 1).tolist()
+    assert (found < 0).tolist() == where.tolist()
+
+
 specials = st.sampled_from([0.0, -0.0, LIMIT, -LIMIT, 200.0, -200.0, 9.2, -9.2, 9.25, -9.25, math.inf, -math.inf])
 some_logits = st.one_of(specials, st.floats(-12, 12, width=16), st.just(math.nan))
 some_targets = st.one_of(st.sampled_from([0.0, 1.0, 0.999]), st.floats(0, 1, width=16), st.just(math.nan))

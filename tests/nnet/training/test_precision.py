@@ -234,6 +234,7 @@ def test_sync_batch_norm_alone_is_batch_norm():
 @pytest.mark.parametrize("precision, tolerance", [("float32", 1e-3), ("bfloat16", 0.1), ("float16", 0.01)])
 def test_on_a_gpu(precision, tolerance):
     device = torch.device("cuda")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # PyTorch's default differs
     parts = [part.to(device) for part in batches()]
     found, expected = one_step(parts, precision=precision, network=SHALLOW, device=device), one_step(network=SHALLOW)
     torch.testing.assert_close(found.terms.cpu(), expected.terms, rtol=tolerance, atol=0)
