@@ -1,6 +1,9 @@
 """Fixtures, markers and the summary line that all tests share."""
 
+import ctypes
+import gc
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,9 +100,23 @@ def pytest_runtest_setup(item):
     """Skip a test that needs more memory than is available at its start."""
     for marker in item.iter_markers("needs_memory"):
         (gigabytes,) = marker.args
+        return_freed_memory()
         available = available_memory() / GIGABYTE
         if available < gigabytes:
             pytest.skip(f"needs {gigabytes:g} GB of memory, {available:.1f} GB are available")
+
+
+def pytest_runtest_teardown(item):
+    """Return the memory of such a test, for the tests that run at the same time."""
+    if item.get_closest_marker("needs_memory"):
+        return_freed_memory()
+
+
+def return_freed_memory():
+    """Return freed memory to the system. Tests that run train.py in this process make the C library keep it."""
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def pytest_terminal_summary(terminalreporter):
