@@ -148,7 +148,8 @@ def test_analyses_and_pictures(config, run, tmp_path, monkeypatch):
     """Every analysis of the paper in metrics.json, every picture in its file."""
     made = []
     monkeypatch.setattr(test_script, "Detector", lambda *a: made.append(Detector(*a)) or made[-1])
-    arguments = [config, "test.embedding_distance=9", "--checkpoint", str(run / "last.pt"), "--output", str(tmp_path)]
+    options = ["test.embedding_distance=9", "test.workers=0"]  # without threads, the parts follow one another
+    arguments = [config, *options, "--checkpoint", str(run / "last.pt"), "--output", str(tmp_path)]
     analyses = ["--analyses", "corners", "objects", "errors"]
     pictures = ["--draw", "1", "--pictures", "row", "targets", "heatmaps", "errors"]
     beside = ["beside.test.corners=5", "--beside", config, str(run / "last.pt"), "beside.test.pairs=25"]
