@@ -67,6 +67,7 @@ def measure(network: nn.Module, size: tuple[int, int], images: int = 1, depth: i
         )
         for name, module in modules_at(network, depth)
     ]
+    parts = [part for part in parts if any(part[1:])]  # without empty lists of modules and activations
     total = sum(p.numel() for p in network.parameters())
     whole = flops_of("", network, testing), flops_of("", network, training) / images
     return Cost(parts, total, *whole, step / images, testing_memory, training_memory, images)

@@ -140,16 +140,24 @@ def elsewhere(folder, program, *arguments, blocked=()):
 
 @pytest.mark.slow
 def test_the_example_without_pytorch_finds_the_same(onnx, toy, tmp_path):
-    """CenterNet's boxes are tested before they are clipped there, so a box at the edge may differ."""
+    """CenterNet's boxes are tested before they are clipped there, so boxes at the edge of the image may differ."""
     example, picture = ROOT / "examples" / "onnx_detect.py", next((toy / "val").iterdir())
     assert len(example.read_text().splitlines()) < 80
     program = "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     output = elsewhere(tmp_path, program, example, onnx, picture, "--threshold", 0.001, blocked=("torch",))
-    rows = {tuple(line.split()[1:]) for line in output.splitlines()}
     found = load_detector(onnx)(picture, threshold=0.001)
-    objects = zip(found.names, found.scores, found.boxes, strict=True)
-    wanted = {(name, f"{score:.3f}", *(f"{v:.1f}" for v in box)) for name, score, box in objects}
-    assert len(wanted) > 20 and len(rows & wanted) >= 0.9 * len(wanted)
+    height, width = found.image.shape[:2]
+
+    def inside(objects):
+        """(name, x1, y1, x2, y2) of the objects that do not touch the edge."""
+        for name, *box in objects:
+            x1, y1, x2, y2 = map(float, box)
+            if min(x1, y1) > 0 and x2 < width and y2 < height:
+                yield name, *(f"{v:.1f}" for v in (x1, y1, x2, y2))
+
+    rows = set(inside((line.split()[1], *line.split()[3:]) for line in output.splitlines()))
+    wanted = set(inside((name, *box) for name, box in zip(found.names, found.boxes, strict=True)))
+    assert len(wanted) > 5 and len(rows & wanted) >= 0.9 * len(wanted), (rows, wanted)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import weakref
 
 import pytest
 import torch
+import torch._inductor.config
 from torch import nn
 
 from models.keypoints import KeypointMaps
@@ -141,9 +142,9 @@ def test_channels_last_is_kept_through_the_network_and_the_step():
 
 @needs_compiler
 @pytest.mark.slow
-def test_compile(monkeypatch):
-    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # no pool of processes that import PyTorch
-    compare_compiled(backend="inductor")
+def test_compile():
+    with torch._inductor.config.patch(compile_threads=1):  # no pool of processes that import PyTorch
+        compare_compiled(backend="inductor")
 
 
 @pytest.mark.slow
