@@ -67,7 +67,6 @@ def measure(network: nn.Module, size: tuple[int, int], images: int = 1, depth: i
         )
         for name, module in modules_at(network, depth)
     ]
-    parts = [part for part in parts if any(part[1:])]  # without empty lists of modules and activations
     total = sum(p.numel() for p in network.parameters())
     whole = flops_of("", network, testing), flops_of("", network, training) / images
     return Cost(parts, total, *whole, step / images, testing_memory, training_memory, images)
@@ -104,12 +103,17 @@ def flops_of(name: str, module: nn.Module, counts: Mapping[str, int]) -> int:
 
 def modules_at(module: nn.Module, depth: int, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The modules at this depth, and those above it that contain no others."""
-    children = list(module.named_children())
+    children = [(key, child) for key, child in module.named_children() if not is_empty_list(child)]
     if not depth or (name and not children):
         yield name, module
     else:
         for key, child in children:
             yield from modules_at(child, depth - 1, f"{name}.{key}" if name else key)
+
+
+def is_empty_list(module: nn.Module) -> bool:
+    """Whether the module is a list without modules, as of a part that the config leaves out."""
+    return isinstance(module, nn.ModuleList) and len(module) == 0
 
 
 class MemoryCounter(TorchDispatchMode):

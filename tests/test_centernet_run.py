@@ -32,7 +32,8 @@ def test_trains(checkpoint):
 
 
 def test_evaluates_and_draws(config, checkpoint, tmp_path):
-    arguments = [config, "--checkpoint", str(checkpoint), "--output", str(tmp_path), "--draw", "2"]
+    serial = "test.workers=0"  # without threads, the parts follow one another
+    arguments = [config, serial, "--checkpoint", str(checkpoint), "--output", str(tmp_path), "--draw", "2"]
     assert test_script.main(arguments) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["truth"] == [] and "AP" in metrics

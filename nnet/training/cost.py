@@ -53,7 +53,7 @@ def report(cost: Cost, size: tuple[int, int]) -> str:
     """The cost as a table and sentences."""
     rows = [("part", "parameters", "GFLOP, testing", "GFLOP, training")]
     whole = ("total", cost.parameters, cost.testing, cost.training)
-    for name, parameters, testing, training in [*cost.parts, whole]:
+    for name, parameters, testing, training in [*(part for part in cost.parts if any(part[1:])), whole]:
         rows.append((name, f"{parameters:,}", f"{testing / 1e9:,.1f}", f"{training / 1e9:,.1f}"))
     first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []

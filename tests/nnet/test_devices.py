@@ -161,6 +161,7 @@ def test_the_compiled_network_is_one_graph(monkeypatch):
     monkeypatch.setattr(Download, "item", lambda self: 0.0)
     step = meta_step(monkeypatch, "cornernet")
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     step.network.compile(backend="aot_eager", fullgraph=True)
     step([on_meta(coloured(2, 5, 0))])
     step([on_meta(coloured(2, 9, 1))])  # another number of objects is no other graph

@@ -68,7 +68,7 @@ def test_only_subclasses_are_found(make_package):
 def test_the_analyses_and_pictures_of_the_repository():
     assert list(classes_in(analysis, Analysis)) == list(test_script.ANALYSES)
     assert list(classes_in(pictures, Picture)) == list(test_script.PICTURES)
-    assert set(test_script.ANALYSES) == {"corners", "errors", "objects"}
-    assert set(test_script.PICTURES) == {"errors", "heatmaps", "row", "targets"}
+    assert set(test_script.ANALYSES) == {"confusion", "corners", "errors", "objects", "tide"}
+    assert set(test_script.PICTURES) == {"errors", "heatmaps", "row", "targets", "views"}
     keys = [kind.key for kind in test_script.ANALYSES.values()]
     assert len(set(keys)) == len(keys)
