@@ -202,7 +202,7 @@ def _images(path: Path, entries: list) -> tuple[np.ndarray, list[str], np.ndarra
     if len(bad):
         i = bad[0]
         raise DataError(
-            f"{path}: images[{i}] (id {ids[i]}, {names[i]}): height {sizes[i, 0]}, width {sizes[i, 1]}: "
+            f"{path}: images[{i}] (id {ids[i]}, {_shown(names[i])}): height {sizes[i, 0]}, width {sizes[i, 1]}: "
             "both must be at least 1 pixel (and no more than a million). Write the image's true size."
         )
     return ids, names, sizes.astype(np.int32)
@@ -375,7 +375,7 @@ def _locate(names: list[str], images: list[Path], annotation_file: Path) -> tupl
         if len(twice):
             i = twice[0]
             raise DataError(
-                f"{names[i]}: in {folders[found[i]]} as well as in {folder}; {len(twice)} such images in all. "
+                f"{_shown(names[i])}: in {folders[found[i]]} as well as in {folder}; {len(twice)} such images in all. "
                 "Name only the folder that belongs to the annotations."
             )
         found[here] = k
@@ -386,7 +386,7 @@ def _locate(names: list[str], images: list[Path], annotation_file: Path) -> tupl
             raise DataError(
                 f"{where}: empty, where {len(names)} images listed in {annotation_file} should be. Put them there."
             )
-        first = ", ".join(names[i] for i in missing[:5]) + (", ..." if len(missing) > 5 else "")
+        first = ", ".join(_shown(names[i]) for i in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise DataError(
             f"{where}: {len(missing)} of the {len(names)} images listed in {annotation_file} are missing: {first}. "
             "Add them, name their folder too, or remove them from the annotations."
@@ -421,3 +421,8 @@ def _brief(value: object) -> str:
     """The value as Python writes it, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _shown(name: str) -> str:
+    """A file name for messages of one line: names that are long or hold control characters as `_brief` writes them."""
+    return name if name.isprintable() and len(name) <= 200 else _brief(name)

@@ -54,7 +54,7 @@ def change(random: Random, parent: dict | list, key: Any, hostile: Callable[[Ran
         parent[random.choice((0, None, "", "x", f"{key}x", (1,)))] = parent.pop(key)
     elif kind == 1:
         parent.append(parent[key])
-    elif kind == 2 and isinstance(parent[key], int | float):
+    elif kind == 2 and isinstance(parent[key], int | float) and abs(parent[key]) < 1e300:
         parent[key] = parent[key] * random.choice((-1, 0, 0.5, 10, 1e9))
     else:
         parent[key] = hostile(random)
