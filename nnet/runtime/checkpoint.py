@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from db import DataError
 from db.files import partial_of
 from nnet.runtime.contents import misfit
+from nnet.runtime.memory import out_of_cpu_memory
 from nnet.runtime.released_names import rename
 from nnet.runtime.upgrading import upgrade
 
@@ -68,6 +69,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing or damaged, reading it would run code, or a part is not what the schema in
             contents.py says. The message names the file and the part.
+        MemoryError, RuntimeError: the file is sound, but memory is too short to read it.
     """
     path = Path(path)
     if not path.is_file():
@@ -86,6 +88,9 @@ def load(path: Path) -> dict[str, Any]:
             ) from e
         raise CheckpointError(damaged(path, e)) from e
     except Exception as e:  # zipfile, pickle and PyTorch raise many kinds for damaged files
+        # The parts of an archive are as large as they declare. A damaged file of the older format may declare any size.
+        if out_of_cpu_memory(e) and zipfile.is_zipfile(path):
+            raise
         raise CheckpointError(damaged(path, e)) from e
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"checkpoint {path} holds {type(state).__name__}, not the state of a network")

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from db import DataError
 from models.layers import MissingPackage
 from nnet.runtime.checkpoint import CheckpointError
+from nnet.runtime.memory import out_of_cpu_memory
 
 RUN_FAILED, BAD_INPUT = 1, 2
 
@@ -58,14 +59,6 @@ def loading_failed(split: str, reason: str) -> str:
     return (
         f"loading {split} data failed: {reason}{full}. A worker that was killed has often run out of memory (try fewer "
         "train.workers); one that timed out waits for its disk (train.worker_timeout)"
-    )
-
-
-def out_of_cpu_memory(error: Exception) -> bool:
-    """Whether PyTorch, NumPy, OpenCV or Python lacked memory. PyTorch says so in the text of a RuntimeError."""
-    said = "DefaultCPUAllocator", "Insufficient memory", "Cannot allocate memory"
-    return isinstance(error, MemoryError) or (
-        not isinstance(error, OSError) and any(text in str(error) for text in said)
     )
 
 

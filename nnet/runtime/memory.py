@@ -1,4 +1,4 @@
-"""Memory that this process may use."""
+"""Memory that this process may use, and the errors that tell of too little."""
 
 from __future__ import annotations
 
@@ -30,6 +30,14 @@ def available_memory(root: Path = ROOT) -> float:
                 free = int((folder / limit).read_text()) - int((folder / usage).read_text())
                 available.append(free + _table(folder / "memory.stat").get(cache, 0))
     return max(0, min(available))
+
+
+def out_of_cpu_memory(error: Exception) -> bool:
+    """Whether PyTorch, NumPy, OpenCV or Python lacked memory. PyTorch says so in the text of a RuntimeError."""
+    said = "DefaultCPUAllocator", "Insufficient memory", "Cannot allocate memory"
+    return isinstance(error, MemoryError) or (
+        not isinstance(error, OSError) and any(text in str(error) for text in said)
+    )
 
 
 def _table(path: Path) -> dict[str, int]:

@@ -60,6 +60,19 @@ def test_truncated(tmp_path, share, legacy):
         checkpoint.load(path)
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_lack_of_memory_does_not_make_a_checkpoint_damaged(tmp_path, monkeypatch, error):
+    def without_memory(*args, **kwargs):
+        raise error
+
+    path = tmp_path / "x.pt"
+    checkpoint.save(path, {"model": {"w": torch.zeros(3)}})
+    monkeypatch.setattr(torch, "load", without_memory)
+    with pytest.raises(type(error)) as raised:
+        checkpoint.load(path)
+    assert raised.value is error
+
+
 @pytest.mark.parametrize(
     "content",
     [b"not a checkpoint", b"\x80\x02", np.random.default_rng(0).bytes(2000)],
