@@ -4,8 +4,8 @@ python test.py CONFIG --checkpoint PATH [--split val|test|train] [--output DIR] 
     [--draw N [--pictures NAME ...] [--beside CONFIG CHECKPOINT]] [--report] [key.sub=value ...]
     [beside.key.sub=value ...]
 
-Writes to DIR (by default <split>, or <split>_truth_<names>, beside the checkpoint) the detections in COCO's result
-format, metrics.json with COCO's 12 figures, figures by class, the false discovery rates and the analyses, pictures,
+Writes to DIR (by default <split>, or <split>_truth_<names>, beside the checkpoint, or there in a folder of the
+config's name if the config is not the run's) the detections in COCO's result format, metrics.json with COCO's 12 figures, figures by class, the false discovery rates and the analyses, pictures,
 and a page about all of it. The results of another checkpoint are not overwritten without --overwrite. Exit codes: 0
 done, 1 stopped by a fault, 2 bad input.
 """
@@ -323,7 +323,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 
 def default_output(args: argparse.Namespace) -> Path:
-    """A folder beside the checkpoint; for another config than that of the run, in a folder of the config's name."""
+    """A folder beside the checkpoint. If the config is not the run's, it lies in a folder of the config's name."""
     folder, config = args.checkpoint.parent, Path(args.config).stem
     if config not in (folder.absolute().name, "config"):  # config.yaml: the run's own
         folder /= config

@@ -46,7 +46,7 @@ def train(config: configs.Config, args: argparse.Namespace, output: Path, group:
 
     # The data, and the order of the images. Bad input is reported before anything is written.
     index, val_index = load_training_data(data, options)
-    # An update is made from several micro-batches: their sizes, and the numbers of those that this process computes
+    # An update is made from several micro-batches: their sizes, and the indices of this process's own
     sizes, mine = group.deal(options.batch)
     order = MicroBatches(len(index), sizes, config.seed, start=0, end=options.iterations, mine=mine)
     samples = TrainingSet(index, data.input_size, config.augment, config.seed)
@@ -69,7 +69,7 @@ def train(config: configs.Config, args: argparse.Namespace, output: Path, group:
     loader = make_loader(samples, order, options.workers, options.worker_timeout, group.device)
     trainer = Trainer(update, window, folder, start, index, options, group)
     if val_index:
-        # Training has put the weights into this memory format.
+        # Validation uses the memory format that training gave the weights.
         testing = replace(config.test, channels_last=options.channels_last)
         detector = Detector(family, testing, data.input_size, group.device)
         warn(before_evaluation(val_index, detector) if options.ap_every else [])

@@ -21,8 +21,8 @@ class CornerNetOptions:
     """CornerNet's network: the config's `model:` section with `detector: cornernet`."""
 
     detector: Literal["cornernet"] = "cornernet"
-    """What is built. cornernet: pairs of corners. The section has other options with centernet (pairs of corners with a
-    center), with anchors (RetinaNet's anchor boxes on the hourglasses) and with saccade (pairs of corners in crops
+    """Which detector is built. cornernet: pairs of corners. The others, each with options of its own: centernet (pairs
+    of corners with a center), anchors (RetinaNet's anchor boxes on the hourglasses), saccade (pairs of corners in crops
     where attention expects objects)."""
     backbone: BackboneOptions = field(default_factory=HourglassOptions)
     """Network that computes the features."""

@@ -137,7 +137,8 @@ class StackedHourglass(nn.Module):
         stride: pixels of the image per cell of the features.
         width: channels of the features.
         stacks: number of hourglasses.
-        divisor: sides of k * divisor - 1 pixels (511 = 4 * 128 - 1) are halved without remainder at every level.
+        divisor: if the images have sides of k * divisor - 1 pixels (511 = 4 * 128 - 1), every level halves the features
+            without remainder.
         recomputed: classes of the modules that activation checkpointing recomputes.
     """
 

@@ -116,7 +116,7 @@ class KeypointNetwork(nn.Module):
         return [made[s] if s in made else self.predict(s, features[s]) for s in stacks]
 
     def stacks_to_predict(self, stacks: int, every_stack: bool | None) -> range:
-        """Numbers of the stacks that predict, of so many. every_stack: see forward."""
+        """Indices of the stacks that predict, out of `stacks`. every_stack: see forward."""
         every_stack = self.training if every_stack is None else every_stack
         return range(0 if every_stack else stacks - 1, stacks)
 

@@ -57,7 +57,7 @@ class LossTerms(NamedTuple):
 
     Scalars from `stack_loss`; (stacks,) from the loss of a family.
 
-    A term is added by a field here and its computation in `stack_loss`.
+    To add a term, add a field here and compute it in `stack_loss`.
     """
 
     loss: Tensor

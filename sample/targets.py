@@ -31,7 +31,7 @@ class PenaltyOptions:
     """Radius of the Gaussian around a keypoint. object: from the size of the object. fixed: the same for all. none:
     one-hot heatmaps."""
     overlap: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """kind object: smallest IoU with the ground-truth box of a pair of corners within the radius."""
+    """kind object: any box with both corners within the radius has at least this IoU with the ground-truth box."""
     radius: Annotated[NonNegativeFloat, Field(json_schema_extra={"most": 1_000_000})] = 2.5
     """kind fixed: the radius in heatmap cells."""
     rule: Literal["cornernet", "centernet"] = "cornernet"

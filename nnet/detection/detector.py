@@ -183,7 +183,7 @@ class Detector:
     def stack(self, canvases: Sequence[np.ndarray]) -> Tensor:
         """n canvases (H, W, 3), uint8 or float32, as a batch (n, 3, H, W), or (2 n, 3, H, W), see Prepared.canvases.
 
-        NumPy and OpenCV copy: threads that prepare images start no threads of PyTorch, which the network has.
+        NumPy and OpenCV copy, not PyTorch: its threads are for the network, and these copies run beside it.
         """
         mirror = self.options.mirror
         views = [view for canvas in canvases for view in ([canvas, cv2.flip(canvas, 1)] if mirror else [canvas])]
@@ -199,7 +199,7 @@ class Detector:
 
     @torch.inference_mode()
     def predict(self, images: Tensor, **how: Any) -> Any:
-        """Predictions of the last stack for the images of `stack`. `how` is passed to the network."""
+        """Predictions of the last stack for images that `stack()` put into a batch. `how` is passed to the network."""
         with self.watch.on_device("network"), self.autocast():
             return self.family.predict(self.upload(images), self.options.mirror, **how)
 

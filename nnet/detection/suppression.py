@@ -27,7 +27,8 @@ def suppress(candidates: Candidates, options: DetectionOptions) -> Found:
     """Soft-NMS (or merging) per class, then the best `options.detections` over all classes, and all that tie with the
     last.
 
-    With `as_published` and `stale_rows`, the stale rows that the released code fails to remove are kept too.
+    The kept boxes move to the first rows. The released code also returns the rows behind them, which hold outdated
+    values. With `as_published` and `stale_rows`, these stale rows are returned too.
     """
     rows, labels = suppression_rows(candidates)
     settings = {

@@ -147,12 +147,13 @@ class Family(ABC):
 
     @classmethod
     def unread(cls, model: Any) -> tuple[str, ...]:
-        """Options of other sections, or whole sections, that a network of these `Options` never reads."""
+        """Options outside `model:` that a network with these `Options` never reads, by dotted name: an option
+        ("test.center_kernel") or a section ("penalty"). The config is warned about where it sets one."""
         return ()
 
     @classmethod
     def variant(cls, model: Any) -> str:
-        """Which of these `Options` `unread` also depends on, as the end of a message: " without model.NAME"."""
+        """The end of that warning, where an option of `model:` decides what is read: " without model.NAME"."""
         return ""
 
     def views(self, image: np.ndarray, predictor: Predictor, objects: Objects | None = None) -> Iterator[View]:

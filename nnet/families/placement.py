@@ -25,7 +25,8 @@ class Placement(NamedTuple):
 def place_original(height: int, width: int, scale: float, stride: int, divisor: int = 128) -> Placement:
     """Placement of an image at `scale` times its own resolution, centred on a canvas of zeros.
 
-    Each side of the canvas is the next multiple of `divisor`, a power of two, less one ("| 127" in the released code).
+    Each side of the canvas is k * divisor - 1 pixels, the least that holds the image (`| 127` in the released code).
+    `divisor` is a power of two.
     """
     size = max(1, int(height * scale)), max(1, int(width * scale))
     canvas = tuple(n | (divisor - 1) for n in size)

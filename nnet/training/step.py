@@ -93,7 +93,7 @@ class UpdateStep:
         precision = Precision(options.precision, group.device)
         self.network = network
         self.parallel = group.wrap(torch.compile(network) if options.compile else network)
-        # The fused kernel can itself leave the step out, so that the host need not know before whether to make it.
+        # The fused kernel skips the step on the device if it is told so, and the host need not wait for the decision.
         self.fused = options.fused_adam or group.device.type == "cuda"
         # None lets PyTorch choose. False would also disable its multi-tensor implementation.
         self.optimizer = torch.optim.Adam(network.parameters(), lr=options.lr, fused=self.fused or None)
@@ -137,17 +137,17 @@ class UpdateStep:
     def __call__(self, batches: Sequence[Batch]) -> Update:
         """One update from the mean gradient of all micro-batches.
 
-        Each micro-batch has its own BatchNorm statistics and normalises its own loss. Only the
-        first one of each process updates the running statistics; those of rank 0 are saved and tested. So one GPU
+        Each micro-batch has its own BatchNorm statistics, and its loss is divided by its own numbers of objects. Only
+        the first one of each process updates the running statistics; those of rank 0 are saved and tested. So one GPU
         computes the same update as the released code on one GPU per micro-batch.
 
         Args:
             batches: micro-batches of this process, on its device.
 
         Raises:
-            NonFinite: the loss or the gradient of any process is not finite, except for a gradient that overflows in
-                float16: then the scaler skips the optimiser step and lowers its scale. Nothing has changed, running
-                statistics included.
+            NonFinite: the loss or the gradient of any process is not finite. Nothing has changed then, running
+                statistics included. A gradient that overflows in float16 does not raise: the scaler skips the
+                optimiser step and lowers its scale.
         """
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -172,7 +172,7 @@ class UpdateStep:
             self._undo(buffers)
             if first:
                 self.optimizer.state.clear()
-            if self.scaler.is_enabled():  # the scaler must finish its step; its scale is not the cause
+            if self.scaler.is_enabled():  # the scaler must finish its step, but keep its scale
                 self.scaler.update(self.scaler.get_scale())
             raise self._non_finite(terms, batches)
         if not self.fused:
@@ -220,7 +220,7 @@ class UpdateStep:
         bad = [name for name, good in zip(names, finite.all(0).tolist(), strict=True) if not good]
         chosen = [b for b, good in zip(batches, finite.all(1).tolist(), strict=True) if not good] or batches
         ids = [i for batch in chosen for i in batch.image_ids.tolist()]
-        # The total is left out if a single term is to blame.
+        # The total is named only if none of its terms is non-finite.
         return NonFinite([name for name in bad if name != names[0]] or bad or ["gradient"], ids)
 
 

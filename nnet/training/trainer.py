@@ -137,8 +137,8 @@ class Trainer:
             self.window.log_to(self.folder.log, self.iteration, self.lr)
 
     def save_if_due(self) -> None:
-        """Save if a checkpoint is due, before the validation, which may take longer than a cluster waits to kill a
-        job."""
+        """Save if a checkpoint is due. The validation comes after it: it may take longer than the grace period in
+        which a cluster kills a job."""
         with self.window.paused():
             at_end = self.iteration == self.options.iterations
             if at_end or self.due(self.options.snapshot_every) or self.due(self.options.ap_every):
