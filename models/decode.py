@@ -133,11 +133,11 @@ def decode_corners(
         bottom-right corner is in the last one.
     """
     corners, height, width = [], *top_left.heatmap.shape[-2:]
-    for maps, last, far in ((top_left, (0, 0), torch.inf), (bottom_right, (height - 1, width - 1), -torch.inf)):
+    for maps, edge, far in ((top_left, (0, 0), torch.inf), (bottom_right, (height - 1, width - 1), -torch.inf)):
         points = top_keypoints(maps.heatmap.float().sigmoid(), k, kernel)
         embedding = at_keypoints(maps.embedding.float(), points)[:, 0]  # (B, K)
         if not edge_pairs:  # an embedding that is far from that of every other corner
-            embedding = embedding.masked_fill((points.y == last[0]) | (points.x == last[1]), far)
+            embedding = embedding.masked_fill((points.y == edge[0]) | (points.x == edge[1]), far)
         corners.append((points.scores, points.labels, *locate(maps.offset, points), embedding))
     # Top-left corners run along the first axis of the (B, K, K) pairs, bottom-right corners along the second.
     tl_score, tl_label, x1, y1, tl_embedding = (v[:, :, None] for v in corners[0])
