@@ -5,9 +5,9 @@ python test.py CONFIG --checkpoint PATH [--split val|test|train] [--output DIR] 
     [beside.key.sub=value ...]
 
 Writes to DIR the detections in COCO's result format, metrics.json with COCO's 12 figures, figures by class, the false
-discovery rates and the analyses, pictures, and a page about all of it. DIR is by default beside the checkpoint: <split>,
-or <split>_truth_<names>; for another config than the run's, in a folder of that config's name. The results of another
-checkpoint are not overwritten without --overwrite. Exit codes: 0 done, 1 stopped by a fault, 2 bad input.
+discovery rates and the analyses, pictures, and a page about all of it. DIR is by default beside the checkpoint:
+<split>, or <split>_truth_<names>; for another config than the run's, in a folder of that config's name. The results of
+another checkpoint are not overwritten without --overwrite. Exit codes: 0 done, 1 stopped by a fault, 2 bad input.
 """
 
 import argparse
