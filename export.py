@@ -23,13 +23,13 @@ from db import DataError
 from models.decode import best
 from models.standard_ops import LONGEST, highest
 from nnet.api import ImageDetector, load_detector
-from nnet.export.files import FORMATS, without_chatter, writer
+from nnet.export.files import FORMATS, writer
 from nnet.export.graph import output_names, trace
 from nnet.export.parity import TOLERANCES, Compared, compare
 from nnet.runtime.console import progress_bar
 from nnet.runtime.devices import set_up_backends
 from nnet.runtime.errors import RunError, exit_code
-from nnet.runtime.exported import FORMAT, is_exported, open_exported
+from nnet.runtime.exported import FORMAT, is_exported, open_exported, without_chatter
 from nnet.runtime.files import make_folder
 from nnet.runtime.precision import layout
 

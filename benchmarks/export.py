@@ -27,12 +27,12 @@ import torch
 import configs
 from benchmarks.measure import Setting, Spread, machine
 from models.decode import best
-from models.standard_ops import highest
-from nnet.export.files import without_chatter, write_compiled, write_onnx, write_pt2
+from models.standard_ops import LONGEST, highest
+from nnet.export.files import write_compiled, write_onnx, write_pt2
 from nnet.export.graph import output_names, trace
 from nnet.families import Family, build_family
 from nnet.runtime.devices import keep_freed_memory
-from nnet.runtime.exported import FORMAT, open_exported
+from nnet.runtime.exported import FORMAT, open_exported, without_chatter
 from nnet.runtime.precision import Precision, layout
 
 OPTIONS = ["test.mirror=false"]
@@ -75,7 +75,16 @@ def write(network: str, way: str, path: Path) -> None:
     dtype = getattr(torch, config.test.precision)
     with without_chatter():
         program = trace(family, decoder, False, dtype, layout(config.test.channels_last))
-        metadata = {"format": FORMAT, "outputs": output_names(family, decoder), "device": "cpu"}
+        metadata = {
+            "format": FORMAT,
+            "outputs": output_names(family, decoder),
+            "config": configs.to_dict(config),
+            "categories": [list(range(family.classes)), [f"class {number}" for number in range(family.classes)]],
+            "stride": family.network.stride,
+            "divisor": family.network.divisor,
+            "largest_side": LONGEST * family.network.stride,
+            "device": "cpu",
+        }
         writer(program, metadata, path)
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +56,3 @@ def writer(form: str, compiled: bool) -> Callable[[ExportedProgram, Mapping[str,
     if compiled and not shutil.which(os.environ.get("CXX", "g++")):
         raise DataError("--compile needs a C++ compiler: install g++, or name one in the environment variable CXX")
     return write_compiled if compiled else write_pt2
-
-
-@contextmanager
-def without_chatter() -> Iterator[None]:
-    """Silence what torch.export and the ONNX exporter tell developers. Errors still raise."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

@@ -31,6 +31,8 @@ FIXED = (
     "channels_last",
     "precision",
 )
+OUTPUTS = ("boxes", "scores", "labels", "corner_scores")
+OUTPUTS_OF_CENTERS = ("pair_scores", "centers", "center_scores", "center_labels")
 
 
 class ExportedNetwork(nn.Module):
@@ -51,9 +53,12 @@ class ExportedFamily(Family):
         """Raises CheckpointError if the file returns maps, not boxes."""
         if "boxes" not in file.outputs:
             raise CheckpointError(f"{file.path} returns maps, not boxes: export the checkpoint without --maps")
+        needed = OUTPUTS + (OUTPUTS_OF_CENTERS if "centers" in file.outputs else ())
+        if missing := [name for name in needed if name not in file.outputs]:
+            raise CheckpointError(f"{file.path} is refused: it lacks the outputs {', '.join(missing)}")
         self.file = file
         self.network = ExportedNetwork(file.metadata["stride"], file.metadata["divisor"])
-        self.classes = len(file.metadata["class_names"])
+        self.classes = len(file.metadata["categories"][0])
         self.largest = file.metadata["largest_side"]
 
     def loss(self, outputs: Sequence[Any], batch: Batch, memory_format: torch.memory_format = torch.contiguous_format):
@@ -100,8 +105,8 @@ class ExportedFamily(Family):
 
 def check_options(file: ExportedFile, options: DetectionOptions) -> None:
     """Raise CheckpointError if options of testing differ from those that the export has fixed."""
-    made = file.metadata["config"]["test"]
-    differing = [name for name in FIXED if made[name] != getattr(options, name)]
+    made = file.config["test"]
+    differing = [name for name in FIXED if name in made and made[name] != getattr(options, name)]
     if differing:
         text = ", ".join(f"test.{name}={json.dumps(made[name])}" for name in differing)
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""What a checkpoint of train.py holds: the schema of its parts, which is checked when it is loaded.
+"""What a checkpoint of train.py and an exported network hold: schemas, which are checked when they are loaded.
 
 A part that passes has the types and the structure that the code relies on. Whether it fits the network is checked
 where it is used.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
@@ -65,10 +65,17 @@ def same_length(value: tuple[list[int], list[str]]) -> Any:
     return value
 
 
+def with_options_of_testing(value: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(value.get("test"), dict):
+        raise ValueError("expected options of testing under test")
+    return value
+
+
 DenseTensor = Annotated[Any, AfterValidator(dense)]
+Options = Annotated[dict[str, Any], AfterValidator(plain)]
 Categories = Annotated[tuple[list[int] | tuple[int, ...], list[str] | tuple[str, ...]], Strict(False)]  # a list too
 Whole = Annotated[int, Field(ge=0, lt=2**31)]
-
+Cells = Annotated[int, Field(ge=1, le=2**15)]
 
 STRICT = ConfigDict(strict=True)
 
@@ -112,19 +119,36 @@ class Contents(TypedDict, total=False):
     scaler: dict[str, int | float]
     window: WindowState
     random: RandomState
-    config: Annotated[dict[str, Any], AfterValidator(plain)]
+    config: Options
     categories: Annotated[Categories, AfterValidator(same_length)]
 
 
+class Metadata(TypedDict):
+    """What detection reads of an exported network's metadata, see docs/export.md. Further entries are ignored."""
+
+    __pydantic_config__ = STRICT
+
+    outputs: Annotated[list[str], Field(min_length=1)]
+    config: Annotated[Options, AfterValidator(with_options_of_testing)]
+    categories: Annotated[Categories, AfterValidator(same_length)]
+    stride: Cells
+    divisor: Cells
+    largest_side: Annotated[Whole, Field(ge=1)]
+    device: Literal["cpu", "cuda"]
+
+
 @cache
-def schema() -> TypeAdapter:
-    return TypeAdapter(Contents)
+def schema(kind: type) -> TypeAdapter:
+    return TypeAdapter(kind)
 
 
-def misfit(state: Mapping[str, Any]) -> str | None:
-    """Which part of a checkpoint is not what the schema says, and why. None if all are."""
+def misfit(state: Mapping[str, Any], kind: type = Contents) -> str | None:
+    """Which part of a checkpoint is not what the schema says, and why. None if all are.
+
+    kind: the schema.
+    """
     try:
-        schema().validate_python(state)
+        schema(kind).validate_python(state)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         part, *place = first["loc"] or ("state",)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
+import warnings
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,9 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_unflatten
 
 from models.layers import MissingPackage
-from nnet.runtime.checkpoint import CheckpointError, why_no_file
+from nnet.runtime.checkpoint import CheckpointError, check_archive, taking, why_no_file
+from nnet.runtime.contents import Metadata, misfit
+from nnet.runtime.upgrading import upgrade
 
 FORMAT = 1
 SUFFIXES = (".onnx", ".pt2")
@@ -44,14 +50,20 @@ class ExportedFile(ABC):
 
     Attributes:
         metadata: what export.py wrote beside the network, see docs/export.md.
+        config: all options of the export, as nested dicts in today's structure.
         outputs: names of the outputs.
     """
 
     def __init__(self, path: Path, metadata: Mapping[str, Any]):
+        """Raises CheckpointError for metadata of others, and for damaged ones."""
         if metadata.get("format") != FORMAT:
             raise CheckpointError(f"{path} is not a network of export.py: it has no metadata of format {FORMAT}")
+        if reason := misfit(metadata, Metadata):
+            raise CheckpointError(f"{path} is refused: its metadata are damaged ({reason}): export the network again")
         self.path = path
         self.metadata = metadata
+        with taking("config", path):
+            self.config: dict[str, Any] = upgrade(metadata["config"])
         self.outputs: list[str] = metadata["outputs"]
 
     @abstractmethod
@@ -61,7 +73,12 @@ class ExportedFile(ABC):
     @property
     def state(self) -> dict[str, Any]:
         """What a checkpoint of train.py holds, except for the weights."""
-        return {name: self.metadata[name] for name in ("config", "categories")}
+        return {"config": self.config, "categories": self.metadata["categories"]}
+
+    def check_outputs(self, there: Collection[str]) -> None:
+        """Raise CheckpointError if the network lacks outputs that the metadata name. there: names of its outputs."""
+        if missing := [name for name in self.outputs if name not in there]:
+            raise CheckpointError(f"{self.path} is refused: the network in it has no output {', '.join(missing)}")
 
 
 class OnnxFile(ExportedFile):
@@ -73,6 +90,7 @@ class OnnxFile(ExportedFile):
         # Another session runs the network: the number of threads and the device are not known yet
         session = self.start(path, optimised=False)
         super().__init__(path, read_entries(session.get_modelmeta().custom_metadata_map))
+        self.check_outputs([output.name for output in session.get_outputs()])
 
     def start(self, path: Path, device: torch.device | None = None, optimised: bool = True) -> Any:
         """A session with as many threads as PyTorch has now."""
@@ -99,21 +117,33 @@ class TorchFile(ExportedFile):
 
     def __init__(self, path: Path):
         try:
+            check_archive(path)
             with zipfile.ZipFile(path) as archive:
-                self.compiled = any("/aotinductor/" in name for name in archive.namelist())
-            if self.compiled:
-                self.module = torch._inductor.aoti_load_package(str(path))
-                metadata = read_entries(self.module.get_metadata())
-            else:
-                extra = {METADATA: ""}
-                self.program = torch.export.load(str(path), extra_files=extra)
-                self.module, self.device = self.program.module(), torch.device("cpu")
-                metadata = json.loads(extra[METADATA] or "{}")
-        except (RuntimeError, OSError, ValueError, LookupError, TypeError, AssertionError, zipfile.BadZipFile) as error:
+                names = archive.namelist()
+            if not any(name.endswith("archive_format") for name in names):
+                raise ValueError("it is damaged, or no archive of torch.export")
+            self.compiled = any("/aotinductor/" in name for name in names)
+            with without_chatter():
+                metadata = self.load(path)
+        except Exception as error:  # zipfile, pickle, json and PyTorch raise many kinds for damaged files
             raise damaged(path, error) from error
         super().__init__(path, metadata)
         if self.compiled:
             self.device = torch.device(metadata["device"])
+            return
+        spec = self.program.call_spec.out_spec
+        there = tree_unflatten(range(spec.num_leaves), spec)
+        self.check_outputs(there if isinstance(there, dict) else ())
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Load the network. Returns its metadata."""
+        if self.compiled:
+            self.module = torch._inductor.aoti_load_package(str(path))
+            return read_entries(self.module.get_metadata())
+        extra = {METADATA: ""}
+        self.program = torch.export.load(str(path), extra_files=extra)
+        self.module, self.device = self.program.module(), torch.device("cpu")
+        return dict(json.loads(extra[METADATA] or "{}"))
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> dict[str, np.ndarray]:
@@ -124,13 +154,26 @@ class TorchFile(ExportedFile):
         return {name: found[name].cpu().numpy() for name in self.outputs}
 
 
+@contextmanager
+def without_chatter() -> Iterator[None]:
+    """Silence what torch.export and the ONNX exporter tell developers. Errors still raise."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
 def read_entries(entries: Mapping[str, str]) -> dict[str, Any]:
     """Metadata from its entries, each of which is JSON. Entries of others are left out."""
     values = {}
     for name, text in entries.items():
         try:
             values[name] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return values
 

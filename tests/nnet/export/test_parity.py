@@ -21,7 +21,7 @@ class Decoded:
         self.outputs = list(self.decoder.outputs)
         network = family.network
         sizes = {"stride": network.stride, "divisor": network.divisor, "largest_side": 4096}
-        self.metadata = sizes | {"class_names": ["a"] * family.classes}
+        self.metadata = sizes | {"categories": [list(range(family.classes)), ["a"] * family.classes]}
 
     @torch.inference_mode()
     def __call__(self, images):
