@@ -13,6 +13,7 @@ object per line, results.json in COCO's result format, and where asked for heatm
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -24,8 +25,6 @@ from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before PyTorch is loaded, see nnet/runtime/threads.py
 
-from tqdm import tqdm
-
 import configs
 from db import write_results
 from nnet.api import DetectedObjects, ImageDetector, load_detector
@@ -35,10 +34,12 @@ from nnet.detection.warnings import MemoryWatch
 from nnet.drawing.output import Output
 from nnet.families.options import SHOWN_SCORE
 from nnet.runtime.background import WriteBehind
-from nnet.runtime.console import progress_bar
+from nnet.runtime.console import progress_bar, set_up_logging, warn
 from nnet.runtime.devices import set_up_backends
 from nnet.runtime.errors import exit_code
 from nnet.runtime.files import make_folder
+
+logger = logging.getLogger("nnet.detect")
 
 
 def detect(detector: ImageDetector, sources: Sequence[Source], args: argparse.Namespace) -> int:
@@ -47,7 +48,7 @@ def detect(detector: ImageDetector, sources: Sequence[Source], args: argparse.Na
 
     def skip(message: str) -> None:
         skipped.append(message)
-        tqdm.write(f"skipped {message}", file=sys.stderr)
+        logger.warning("skipped %s", message)
 
     def load(batch: list[Frame]) -> Loaded[list[Frame]]:
         return Loaded(batch, detector.detector.prepare([frame.image for frame in batch]))
@@ -106,8 +107,7 @@ def batches(frames: Iterable[Frame], detector: ImageDetector, size: int) -> Iter
 def watched(batches: Iterable[list[Frame]], watch: MemoryWatch) -> Iterator[list[Frame]]:
     """The batches. Warns of images that need much memory before they are detected."""
     for batch in batches:
-        for text in watch(*batch[0].image.shape[:2], len(batch)):
-            tqdm.write(f"warning: {text}", file=sys.stderr)
+        warn(watch(*batch[0].image.shape[:2], len(batch)))
         yield batch
 
 
@@ -211,13 +211,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
 
     def script() -> int:
+        set_up_logging(to_stderr=True)
         sources = find_sources(args.sources, leave_out=args.output)
         detector = load_detector(args.checkpoint, args.config, overrides=args.overrides)
         if args.heatmaps and not detector.detector.family.network.keypoints:
             raise configs.ConfigError(f"--heatmaps: the network of {args.checkpoint} predicts none")
         set_up_backends(detector.config.runtime)
-        for text in configs.without_effect(detector.config, args.config, args.overrides):
-            print(f"warning: {text}", file=sys.stderr)
+        warn(configs.without_effect(detector.config, args.config, args.overrides))
         make_folder(args.output)
         return detect(detector, sources, args)
 

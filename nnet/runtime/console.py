@@ -13,24 +13,28 @@ LOGGER = "nnet"  # the loggers of all modules are below this one
 
 
 class ProgressHandler(logging.Handler):
-    """Writes messages above the progress bar: to stdout on rank 0, to stderr on the other ranks."""
+    """Writes messages above the progress bar: to stdout on rank 0, to stderr on the other ranks.
 
-    def __init__(self, rank: int):
+    to_stderr: write to stderr on rank 0 too.
+    """
+
+    def __init__(self, rank: int, to_stderr: bool = False):
         super().__init__()
         self.rank = rank
+        self.to_stderr = to_stderr or rank > 0
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rank 0 shows all messages, the other ranks warnings only."""
         return self.rank == 0 or record.levelno >= logging.WARNING
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr if self.rank else sys.stdout)
+        tqdm.write(self.format(record), file=sys.stderr if self.to_stderr else sys.stdout)
 
 
-def set_up_logging(rank: int) -> None:
-    """Show the messages of this process. Replaces an earlier set-up."""
+def set_up_logging(rank: int = 0, to_stderr: bool = False) -> None:
+    """Show the messages of this process, see ProgressHandler. Replaces an earlier set-up."""
     logger = logging.getLogger(LOGGER)
-    logger.handlers = [ProgressHandler(rank)]
+    logger.handlers = [ProgressHandler(rank, to_stderr)]
     logger.setLevel(logging.INFO)
     logger.propagate = False
 

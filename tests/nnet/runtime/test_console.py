@@ -26,15 +26,16 @@ def test_rank_0_shows_all_messages_the_others_warnings_only(rank, shown):
     assert [bool(handler.filter(record(level))) for level in (logging.INFO, logging.WARNING, logging.ERROR)] == shown
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_messages_of_a_process(rank, capsys):
-    set_up_logging(rank)
+@pytest.mark.parametrize("rank, to_stderr", [(0, False), (0, True), (1, False), (1, True)])
+def test_messages_of_a_process(rank, to_stderr, capsys):
+    set_up_logging(rank, to_stderr)
     log = logging.getLogger("nnet.training.trainer")
     log.debug("details")
     log.info("iteration %d", 3)
     log.warning("skipped %s", "a.jpg")
     out, err = capsys.readouterr()
-    assert (out, err) == (("iteration 3\nskipped a.jpg\n", "") if rank == 0 else ("", "skipped a.jpg\n"))
+    shown = "skipped a.jpg\n" if rank else "iteration 3\nskipped a.jpg\n"
+    assert (out, err) == (("", shown) if rank or to_stderr else (shown, ""))
 
 
 def test_a_second_set_up_replaces_the_first(capsys, logger):
