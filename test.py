@@ -41,9 +41,9 @@ from models.keypoints import CORNERS
 from nnet import analysis
 from nnet.analysis.base import Analysis
 from nnet.analysis.classes import class_figures, class_table
-from nnet.detection.detector import Detector
+from nnet.detection.detector import Detector, UnpredictedTruth
 from nnet.detection.images import UNREADABLE_LIMIT, detect_images
-from nnet.detection.loading import load_checkpoint, load_family, report_suspicions
+from nnet.detection.loading import build_detector, load_checkpoint, report_suspicions
 from nnet.detection.suppression import Found
 from nnet.detection.warnings import before_evaluation
 from nnet.drawing import pictures
@@ -130,11 +130,10 @@ def load_detector(
     """
     path = Path(path)
     state = load_checkpoint(path, configs.to_dict(config), index, f"data.{split}")
-    family = load_family(state, path, config, index.num_classes)
-    for what in truth:
-        if what not in family.truths:
-            raise configs.ConfigError(f"--truth {what}: the network of {name} does not predict it")
-    return Detector(family, config.test, config.data.input_size, device, truth), state
+    try:
+        return build_detector(state, path, config, index.num_classes, device, truth), state
+    except UnpredictedTruth as error:
+        raise configs.ConfigError(f"--truth {error.name}: the network of {name} does not predict it") from None
 
 
 def check_wanted(args: argparse.Namespace, detector: Detector, annotated: bool) -> None:

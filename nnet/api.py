@@ -23,7 +23,7 @@ import configs
 from db import COCO_CATEGORIES, DataError
 from nnet.detection.detector import Detector
 from nnet.detection.inputs import Channels, ImageLike, to_bgr
-from nnet.detection.loading import load_family, read_network
+from nnet.detection.loading import build_detector, read_network
 from nnet.detection.suppression import Found
 from nnet.drawing.detected import DetectedObjects
 from nnet.families.options import SHOWN_SCORE
@@ -142,8 +142,7 @@ def load_detector(
     options = read_config(state, path, config, changes)
     place = find_device(options.runtime.device if device is None else str(device))
     ids, names = state.get("categories", (list(COCO_CATEGORIES), list(COCO_CATEGORIES.values())))
-    family = load_family(state, path, options, len(ids))
-    detector = Detector(family, options.test, options.data.input_size, place)
+    detector = build_detector(state, path, options, len(ids), place)
     return ImageDetector(detector, options, ids, names, batch_size)
 
 

@@ -48,13 +48,13 @@ def test_evaluates_and_draws(config, checkpoint, tmp_path):
 
 
 def test_with_annotated_centers(config, checkpoint, tmp_path, capsys, monkeypatch):
-    made, make = [], test_script.Detector
-    monkeypatch.setattr(test_script, "Detector", lambda *a, **more: made.append(make(*a, **more)) or made[-1])
+    run, detect = [], test_script.detect
+    monkeypatch.setattr(test_script, "detect", lambda *arguments: run.append(arguments[0]) or detect(*arguments))
     arguments = [config, "--checkpoint", str(checkpoint)]
     assert test_script.main([*arguments, "--output", str(tmp_path / "predicted")]) == 0
     arguments += ["--truth", "centers"]
     assert test_script.main([*arguments, "--output", str(tmp_path)]) == 0
-    assert [detector.truth for detector in made] == [frozenset(), {"centers"}]
+    assert [detector.truth for detector in run] == [frozenset(), {"centers"}]
     assert json.loads((tmp_path / "metrics.json").read_text())["truth"] == ["centers"]
     capsys.readouterr()
     parts = ["model.center_keypoints=false", "model.center_pooling=false"]

@@ -21,6 +21,7 @@ from models.hourglass import HourglassOptions
 from models.keypoints import keypoint_network
 from models.losses import LossOptions
 from nnet.detection.detector import Detector
+from nnet.detection.loading import build_detector
 from nnet.families.options import DetectionOptions
 from nnet.runtime import checkpoint
 from nnet.runtime.files import LOCK
@@ -147,7 +148,7 @@ def test_evaluate(config, run, toy, tmp_path, capsys):
 def test_analyses_and_pictures(config, run, tmp_path, monkeypatch):
     """Every analysis of the paper in metrics.json, every picture in its file."""
     made = []
-    monkeypatch.setattr(test_script, "Detector", lambda *a: made.append(Detector(*a)) or made[-1])
+    monkeypatch.setattr(test_script, "build_detector", lambda *a: made.append(build_detector(*a)) or made[-1])
     options = ["test.embedding_distance=9", "test.workers=0"]  # without threads, the parts follow one another
     arguments = [config, *options, "--checkpoint", str(run / "last.pt"), "--output", str(tmp_path)]
     analyses = ["--analyses", "corners", "objects", "errors"]

@@ -36,6 +36,14 @@ class Prepared(NamedTuple):
     images: Sequence[np.ndarray] = ()
 
 
+class UnpredictedTruth(ValueError):
+    """The annotation is to replace predictions that the network does not make. name: of the predictions."""
+
+    def __init__(self, name: str):
+        super().__init__(f"the annotation cannot replace {name}: the network does not predict them")
+        self.name = name
+
+
 class Detector:
     """A network and how it is tested. Call it with an image.
 
@@ -55,11 +63,12 @@ class Detector:
     ):
         """input_size: (height, width) of the training images, used by `resize: fit` only.
 
-        truth: names of the predictions that the annotation replaces, see Family.truths. Raises ValueError for others.
+        truth: names of the predictions that the annotation replaces, see Family.truths. Raises UnpredictedTruth for
+            others.
         """
         for name in truth:
             if name not in family.truths:
-                raise ValueError(f"the annotation cannot replace {name}: the network does not predict them")
+                raise UnpredictedTruth(name)
         family.network.to(device).eval()
         self.family = family
         self.options = options

@@ -1,12 +1,15 @@
-"""A family with the weights of a checkpoint, for the categories of a data set."""
+"""A detector with the weights of a checkpoint, for the categories of a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from db import AnnotationIndex, DataError, inspect_annotations
+from nnet.detection.detector import Detector
 from nnet.families import build_family
 from nnet.families.base import Family
 from nnet.families.exported import ExportedFamily, check_options
@@ -49,11 +52,25 @@ def read_network(path: Path) -> dict[str, Any]:
     return file.state | {"exported": file}
 
 
-def load_family(state: Mapping[str, Any], path: Path, config: Any, classes: int) -> Family:
-    """The family of a config (configs.Config) with the weights of a checkpoint, or an exported network in its place.
+def build_detector(
+    state: Mapping[str, Any], path: Path, config: Any, classes: int, device: torch.device, truth: Collection[str] = ()
+) -> Detector:
+    """The detector of a config (configs.Config) with the weights of a checkpoint, or with an exported network.
 
-    state: of read_network. Raises CheckpointError and MissingPackage.
+    Args:
+        state: of read_network or load_checkpoint. path: where it was read from, for messages.
+        truth: names of the predictions that the annotation replaces.
+
+    Raises:
+        CheckpointError: the weights are of another network, or an export has fixed other options than the config's.
+        UnpredictedTruth: the network does not predict `truth`.
     """
+    family = load_family(state, path, config, classes)
+    return Detector(family, config.test, config.data.input_size, device, truth)
+
+
+def load_family(state: Mapping[str, Any], path: Path, config: Any, classes: int) -> Family:
+    """The family of a detector, see build_detector."""
     if "exported" in state:
         check_options(state["exported"], config.test)
         return ExportedFamily(state["exported"])

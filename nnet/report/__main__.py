@@ -11,11 +11,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 import configs
 from nnet.detection.detector import Detector
-from nnet.detection.loading import load_checkpoint, load_family
+from nnet.detection.loading import build_detector, load_checkpoint
 from nnet.report.compare import add_options, check_options
 from nnet.report.runs import Run, check_pair, load_run
 from nnet.report.write import HEATMAPS, write_report
@@ -30,10 +28,9 @@ def find_detector(run: Run) -> Detector | None:
         print(f"{run.name}: no heatmaps: there is no {run.checkpoint} any more")
         return None
     set_up_backends(config.runtime)
-    device: torch.device = choose_device(config.runtime.device)
     state = load_checkpoint(run.checkpoint, configs.to_dict(config), run.index, f"data.{run.metrics['split']}")
-    family = load_family(state, run.checkpoint, config, run.index.num_classes)
-    return Detector(family, config.test, config.data.input_size, device, run.metrics.get("truth", ()))
+    device, truth = choose_device(config.runtime.device), run.metrics.get("truth", ())
+    return build_detector(state, run.checkpoint, config, run.index.num_classes, device, truth)
 
 
 def default_output(runs: list[Path]) -> Path:
