@@ -11,7 +11,7 @@ from configs.declarations import option_names
 from configs.printing import to_dict
 from configs.reading import read
 from configs.schema import Config
-from nnet.families import family_of
+from nnet.families import FAMILIES, ModelOptions, family_of
 
 ALWAYS = "train.lr_drops"  # reported wherever it is set: a shorter run inherits it
 
@@ -40,11 +40,24 @@ def reasons(config: Config) -> dict[str, str]:
         options = getattr(config, section.name)
         unused = options.unused() if hasattr(options, "unused") else {}
         found |= {f"{section.name}.{name}": reason for name, reason in unused.items()}
-    family = family_of(config.model)
-    unread = family.unread(config.model)
-    reason = f"the network of model.detector={config.model.detector} does not read it{family.variant(config.model)}"
-    names = [name for name in option_names(Config) if "." in name and {name, name.partition(".")[0]} & set(unread)]
-    return found | dict.fromkeys(names, reason)
+    variant = family_of(config.model).variant(config.model)
+    reason = f"the network of model.detector={config.model.detector} does not read it{variant}"
+    return found | dict.fromkeys(unread(config.model), reason)
+
+
+def unread(model: ModelOptions) -> list[str]:
+    """Dotted names of the options that only families of other networks read."""
+    read, claimed = family_of(model).reads(model), {name for family in FAMILIES for name in family.claims}
+    names = list(option_names(Config))
+    sections = {name.rpartition(".")[0] for name in names}
+
+    def claim(name: str) -> str:
+        """The option, or the innermost section around it, that families claim. Empty if they do not."""
+        while name and name not in claimed:
+            name = name.rpartition(".")[0]
+        return name
+
+    return [name for name in names if name not in sections and claim(name) not in ("", *read)] if read else []
 
 
 def is_default(config: Config, name: str) -> bool:

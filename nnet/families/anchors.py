@@ -10,9 +10,7 @@ import torch
 from models.anchors import AnchorOptions, AnchorPredictions, AnchorTerms, anchor_loss, anchor_network, decode_anchors
 from models.losses import LossOptions
 from nnet.families.base import Candidates, Family, View, candidates_from_cells, to_host
-from nnet.families.cornernet import CENTER_OPTIONS
 from nnet.families.options import DetectionOptions
-from nnet.families.saccade.options import SACCADE_OPTIONS
 from sample.dataset import Batch
 from sample.targets import PenaltyOptions
 
@@ -22,16 +20,12 @@ class Anchors(Family):
 
     Options = AnchorOptions
     Terms = AnchorTerms
+    claims = ("test.score_threshold",)
 
     def __init__(self, classes: int, options: AnchorOptions, penalty: PenaltyOptions, weights: LossOptions):
         self.network = anchor_network(classes, options)
         self.classes = classes
         self.finest = 2 * self.network.stride  # stride of the first level
-
-    @classmethod
-    def unread(cls, model: AnchorOptions) -> tuple[str, ...]:
-        corners = ("corners", "nms_kernel", "embedding_distance", "edge_pairs")
-        return ("penalty", "loss", *(f"test.{name}" for name in corners), *CENTER_OPTIONS, *SACCADE_OPTIONS)
 
     def loss(
         self,

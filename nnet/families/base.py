@@ -104,6 +104,9 @@ class Family(ABC):
         Terms: NamedTuple of the loss terms. The first, `loss`, is minimised. The names are those of the log.
         truths: names of the predictions that the annotation can replace (test.py --truth).
         limits: the options that `most_objects` depends on, with values for {most} objects and {pairs} pairs of corners.
+        claims: options outside `model:` that this family reads and not every other, by dotted name: an option
+            ("test.centers") or a section ("penalty"). The config is warned about where it sets an option that only
+            other families claim. Empty: not stated, and nothing is warned about.
         whole_images: whether the views of an image show the whole image, each at a scale of the options.
         network: maps images (B, 3, H, W) to predictions per stack, see KeypointNetwork.forward. It states `keypoints`,
             `stride`, `divisor` and `recomputed`.
@@ -114,6 +117,7 @@ class Family(ABC):
     Terms: ClassVar[type]
     truths: tuple[str, ...] = ()
     limits: ClassVar[str] = "test.detections={most}"
+    claims: ClassVar[tuple[str, ...]] = ()
     whole_images: ClassVar[bool] = True
     network: nn.Module
     classes: int
@@ -146,14 +150,14 @@ class Family(ABC):
         return options.detections
 
     @classmethod
-    def unread(cls, model: Any) -> tuple[str, ...]:
-        """Options outside `model:` that a network with these `Options` never reads, by dotted name: an option
-        ("test.center_kernel") or a section ("penalty"). The config is warned about where it sets one."""
-        return ()
+    def reads(cls, model: Any) -> tuple[str, ...]:
+        """Those of `claims` that a network with these `Options` reads."""
+        return cls.claims
 
     @classmethod
     def variant(cls, model: Any) -> str:
-        """The end of that warning, where an option of `model:` decides what is read: " without model.NAME"."""
+        """The end of the warning about an option that is not read, where an option of `model:` decides what is read:
+        " without model.NAME"."""
         return ""
 
     def views(self, image: np.ndarray, predictor: Predictor, objects: Objects | None = None) -> Iterator[View]:

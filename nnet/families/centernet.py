@@ -16,7 +16,6 @@ from nnet.families.base import REJECTED, Candidates, Evidence, Points, View
 from nnet.families.cornernet import CornerNet, find_points, pair_options
 from nnet.families.ground_truth import MAPS
 from nnet.families.options import DetectionOptions
-from nnet.families.saccade.options import SACCADE_OPTIONS
 from sample.targets import PenaltyOptions
 
 Regions = Callable[[np.ndarray], np.ndarray]
@@ -29,6 +28,15 @@ class CenterNet(CornerNet):
     Options = CenterNetOptions
     truths = (*MAPS, TRUE_CENTERS)
     limits = "test.detections={most} test.corners={most} test.centers={most} test.pairs={pairs}"
+    claims = (
+        *CornerNet.claims,
+        "penalty.center_divisor",
+        "test.centers",
+        "test.center_match",
+        "test.center_scales",
+        "test.region_divisors",
+        "test.region_size",
+    )
 
     def __init__(self, classes: int, options: CenterNetOptions, penalty: PenaltyOptions, weights: LossOptions):
         super().__init__(classes, options, penalty, weights)
@@ -43,8 +51,8 @@ class CenterNet(CornerNet):
         return min(super().most_objects(options), options.centers if self.tested else options.detections)
 
     @classmethod
-    def unread(cls, model: CenterNetOptions) -> tuple[str, ...]:
-        return ("test.score_threshold", *SACCADE_OPTIONS) if model.center_keypoints else super().unread(model)
+    def reads(cls, model: CenterNetOptions) -> tuple[str, ...]:
+        return cls.claims if model.center_keypoints else CornerNet.reads(model)
 
     @classmethod
     def variant(cls, model: CenterNetOptions) -> str:

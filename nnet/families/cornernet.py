@@ -19,14 +19,8 @@ from nnet.families.base import REJECTED, Candidates, Family, Points, View, candi
 from nnet.families.ground_truth import MAPS, true_maps
 from nnet.families.options import DetectionOptions
 from nnet.families.placement import Placement, from_cells, to_canvas
-from nnet.families.saccade.options import SACCADE_OPTIONS
 from sample.dataset import Batch
 from sample.targets import BatchObjects, Grid, KeypointTargets, PenaltyOptions, box_targets
-
-# Options of the center test
-CENTER_OPTIONS = tuple(
-    f"test.{name}" for name in ("centers", "center_match", "center_scales", "region_divisors", "region_size")
-)
 
 
 class CornerNet(Family):
@@ -36,6 +30,7 @@ class CornerNet(Family):
     Terms = LossTerms
     truths = MAPS
     limits = "test.detections={most} test.corners={most} test.pairs={pairs}"
+    claims = ("penalty", "loss", "test.corners", "test.nms_kernel", "test.embedding_distance", "test.edge_pairs")
 
     def __init__(self, classes: int, options: CornerNetOptions, penalty: PenaltyOptions, weights: LossOptions):
         self.network = self.build(classes, options)
@@ -75,9 +70,8 @@ class CornerNet(Family):
         return min(options.detections, options.corners, options.pairs)
 
     @classmethod
-    def unread(cls, model: CornerNetOptions) -> tuple[str, ...]:
-        divisor = () if "center" in model.extra_keypoints else ("penalty.center_divisor",)
-        return ("test.score_threshold", *CENTER_OPTIONS, *divisor, *SACCADE_OPTIONS)
+    def reads(cls, model: CornerNetOptions) -> tuple[str, ...]:
+        return cls.claims + (("penalty.center_divisor",) if "center" in model.extra_keypoints else ())
 
     def decoder(self, options: DetectionOptions, mirror: bool, best: Best) -> PairDecoder:
         return PairDecoder(**pair_options(options), mirror=mirror, best=best)

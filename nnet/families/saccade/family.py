@@ -20,7 +20,6 @@ from nnet.families.options import DetectionOptions
 from nnet.families.placement import Placement, from_cells
 from nnet.families.saccade.crops import Crop, cut, first_crops, placement
 from nnet.families.saccade.locations import Locations, attention_locations, detected_locations, suppress_locations
-from nnet.families.saccade.options import SACCADE_OPTIONS
 from sample.dataset import Batch
 from sample.saccade import attention_targets, relative_size
 from sample.targets import BatchObjects
@@ -41,6 +40,7 @@ class Saccade(CornerNet):
     Terms = SaccadeTerms
     truths = ()
     limits = "test.detections={most}"
+    claims = (*CornerNet.claims, "loss.attention", "loss.attention_twice_averaged", "test.saccade")
     whole_images = False
 
     def build(self, classes: int, options: SaccadeOptions) -> SaccadeNetwork:
@@ -48,10 +48,6 @@ class Saccade(CornerNet):
 
     def most_objects(self, options: DetectionOptions) -> int:
         return options.detections
-
-    @classmethod
-    def unread(cls, model: SaccadeOptions) -> tuple[str, ...]:
-        return tuple(name for name in super().unread(model) if name not in SACCADE_OPTIONS)
 
     @classmethod
     def check(cls, config: Any) -> None:

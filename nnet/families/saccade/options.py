@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -31,11 +31,3 @@ class SaccadeDetectionOptions:
     at_once: Annotated[PositiveInt, Field(json_schema_extra={"most": 10_000})] = 32
     """Number of crops that pass the network together, at most. Less memory with fewer; the results are equal up to
     rounding."""
-
-
-# Options of CornerNet-Saccade in sections of all detectors
-SACCADE_OPTIONS = (
-    "loss.attention",
-    "loss.attention_twice_averaged",
-    *(f"test.saccade.{option.name}" for option in fields(SaccadeDetectionOptions)),
-)
