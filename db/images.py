@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import io
 import os
+from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from .errors import DataError
 from .files import read_bytes
@@ -21,7 +30,9 @@ HEADERS = {
     b"RIFF": WebPImagePlugin.WebPImageFile,
     b"II": TiffImagePlugin.TiffImageFile,
     b"MM": TiffImagePlugin.TiffImageFile,
+    b"P": PpmImagePlugin.PpmImageFile,
 }
+ORIENTATION = 0x0112  # EXIF tag: values from 5 on exchange height and width
 LARGE = 2**24  # pixels: below this, an image is decoded whatever its header says
 PIXELS_PER_BYTE = 10_000  # more than any format stores: PNG reaches 8,256 with one bit per pixel
 MOST_BYTES = 2**31 - 1  # of an image file: OpenCV counts them in 32 bits
@@ -103,7 +114,7 @@ def _check_header(path: str, data: bytes, size: tuple[int, int] | None) -> None:
     That is an image of another size than the annotated one, in both orientations (of the stored image and of the one
     turned by its EXIF tag), and one that declares more pixels than its file can hold.
     """
-    found = header_size(data)
+    found = header_size(io.BytesIO(data))
     if found is None or found[0] * found[1] < LARGE:
         return
     if size is not None and tuple(size) not in (found, found[::-1]):
@@ -112,13 +123,21 @@ def _check_header(path: str, data: bytes, size: tuple[int, int] | None) -> None:
         raise UnreadableImage(path, f"declares {found[1]}x{found[0]} pixels in a file of {len(data):,} bytes")
 
 
-def header_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) that the header of an image file declares. None for a header that cannot be read."""
-    reader = next((reader for start, reader in HEADERS.items() if data.startswith(start)), None)
+def header_size(file: BinaryIO, turned: bool = False) -> tuple[int, int] | None:
+    """(height, width) that the header of an image file declares. None for a header that cannot be read.
+
+    turned: as the image is turned by its EXIF tag.
+    """
+    file.seek(0)
+    first = file.read(4)
+    reader = next((reader for start, reader in HEADERS.items() if first.startswith(start)), None)
     if reader is None:
         return None
+    file.seek(0)
     try:
-        with reader(io.BytesIO(data)) as image:
+        with reader(file) as image:
+            if turned and image.getexif().get(ORIENTATION, 1) >= 5:
+                return image.width, image.height
             return image.height, image.width
     except Exception:  # Pillow raises many kinds for damaged files; OpenCV decides what is readable
         return None

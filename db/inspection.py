@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 
 from .errors import DataError
+from .images import header_size
 from .index import AnnotationIndex
 
 TOLERANCE = 1.0  # pixels that a box may reach out of its image: annotation tools round
@@ -98,23 +99,19 @@ def other_sizes(index: AnnotationIndex) -> tuple[list[str], int]:
     for i in chosen:
         height, width = index.sizes[i].tolist()
         sizes = stated_sizes(index.path(i))
-        if sizes and (width, height) not in sizes:
-            found = "x".join(map(str, sizes[0]))
+        if sizes and (height, width) not in sizes:
+            found = "{1}x{0}".format(*sizes[0])
             wrong.append(f"{os.fsdecode(bytes(index.names[i]))} is {found}, annotated {width}x{height}")
     return wrong, len(chosen)
 
 
 def stated_sizes(path: str) -> list[tuple[int, int]]:
-    """(width, height) of an image as its header states it, and as its EXIF tag turns it. Empty if unknown."""
-    from PIL import Image
-
+    """(height, width) of an image as its header states it, and as its EXIF tag turns it. Empty if unknown."""
     if not os.path.isfile(path):
         return []
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about large images
-            with Image.open(path) as image:
-                turned = image.getexif().get(0x0112, 1) >= 5
-                return [image.size, image.size[::-1]] if turned else [image.size]
-    except Exception:  # whatever Pillow's readers of damaged files raise
+        with warnings.catch_warnings(), open(path, "rb") as file:
+            warnings.simplefilter("ignore")  # about damaged EXIF tags
+            return [size for turned in (False, True) if (size := header_size(file, turned))]
+    except OSError:
         return []

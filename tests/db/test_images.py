@@ -1,5 +1,6 @@
 """Reading image files."""
 
+import io
 import os
 from pathlib import Path
 
@@ -53,9 +54,9 @@ def test_truncated_jpeg(tmp_path, progressive):
             read_image(path)
 
 
-@pytest.mark.parametrize("ending", [".jpg", ".png", ".bmp", ".gif", ".webp", ".tif"])
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".bmp", ".gif", ".webp", ".tif", ".ppm"])
 def test_the_size_is_read_from_the_header(ending):
-    assert header_size(cv2.imencode(ending, picture(48, 64))[1].tobytes()) == (48, 64)
+    assert header_size(io.BytesIO(cv2.imencode(ending, picture(48, 64))[1].tobytes())) == (48, 64)
 
 
 @pytest.mark.parametrize("size, reason", [(None, "declares 32767x32767 pixels"), ((48, 64), "is 32767x32767 pixels")])
