@@ -34,11 +34,14 @@ def class_figures(matches: Matches, names: tuple[str, ...]) -> dict[str, dict[st
 
 def class_table(figures: dict[str, dict[str, float | int | None]]) -> str:
     """The figures of class_figures as text."""
-    columns = ("AP", "AP50", "precision", "recall", "objects", "right", "false")
+    columns = ("AP", "AP50", "precision", "recall", "objects", "TP", "FP")
     width = max([len("class"), *map(len, figures)])
     lines = ["  ".join([" class".ljust(width + 1), *(f"{name:>9}" for name in columns)])]
     for name, values in figures.items():
         cells = ["-" if v is None else f"{v:,}" if isinstance(v, int) else f"{v:.3f}" for v in values.values()]
         lines.append("  ".join([f" {name.ljust(width)}", *(f"{cell:>9}" for cell in cells)]))
-    note = f" Precision, recall, right and false: of scores of at least {SHOWN_SCORE}, at IoU {FALSE_POSITIVE_IOU}."
+    note = (
+        " Precision, recall, true positives (TP) and false positives (FP): of scores of at least "
+        f"{SHOWN_SCORE}, at IoU {FALSE_POSITIVE_IOU}."
+    )
     return "\n".join([*lines, note])

@@ -42,7 +42,7 @@ class Judged(NamedTuple):
     image: int  # position in the index
     score: float
     label: int
-    kind: str  # one of KINDS, or "right"
+    kind: str  # one of KINDS, or "true_positive"
     ignored: bool  # it lies in a crowd
     row: int  # row in index.boxes of the matched object, or of the object that a fix of the error would match; -1
 
@@ -88,7 +88,7 @@ def judge_image(index: AnnotationIndex, i: int, boxes: np.ndarray, labels: np.nd
     taken = np.isin(np.arange(len(rows)), matched)
     found = []
     for d, m in enumerate(matched):
-        kind, m = ("right", m) if m >= 0 else kind_of_error(iou[d], same[d], taken)
+        kind, m = ("true_positive", m) if m >= 0 else kind_of_error(iou[d], same[d], taken)
         found.append((kind, bool(ignored[d]), int(rows[m]) if m >= 0 else -1))
     return found
 
@@ -128,13 +128,13 @@ def kind_of_error(iou: np.ndarray, same: np.ndarray, taken: np.ndarray) -> tuple
 
 def tide_figures(judged: list[Judged], index: AnnotationIndex) -> dict[str, Any]:
     """AP50, and by kind the number of errors and the AP50 that is gained when all errors of this kind are fixed."""
-    fixable = {d.row for d in judged if d.kind != "right" and d.row >= 0}
-    right = {d.row for d in judged if d.kind == "right"}
+    fixable = {d.row for d in judged if d.kind != "true_positive" and d.row >= 0}
+    right = {d.row for d in judged if d.kind == "true_positive"}
     missed = [row for row in np.flatnonzero(~index.crowd).tolist() if row not in right and row not in fixable]
     objects = np.bincount(index.labels[~index.crowd], minlength=index.num_classes)
     best: dict[int, Judged] = {}  # by object, the best detection whose fix would match it
     for d in judged:
-        if d.kind != "right" and d.row >= 0 and (d.row not in best or best[d.row].score < d.score):
+        if d.kind != "true_positive" and d.row >= 0 and (d.row not in best or best[d.row].score < d.score):
             best[d.row] = d
     ap50 = mean_ap(points(judged, index), objects)
     figures: dict[str, Any] = {"AP50": ap50}
@@ -148,7 +148,7 @@ def tide_figures(judged: list[Judged], index: AnnotationIndex) -> dict[str, Any]
 
 
 Points = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Labels (n,) int, scores (n,) and whether they are right (n,) bool, of detections."""
+"""Labels (n,) int, scores (n,) and whether they are true positives (n,) bool, of detections."""
 
 
 def points(
@@ -157,15 +157,15 @@ def points(
     fix: Callable[[Judged], bool] | None = None,
     best: Mapping[int, Judged] | None = None,
 ) -> Points:
-    """The detections for AP, after the errors that are to be fixed became right, or were removed.
+    """The detections for AP, after the errors that are to be fixed became true positives, or were removed.
 
-    best: by object, the detection that becomes right; others are removed.
+    best: by object, the detection that becomes a true positive; others are removed.
     """
     found = []
     if fix is not None:  # tidecv has the errors first then, which matters for equal scores
-        judged = sorted(judged, key=lambda d: d.kind == "right")
+        judged = sorted(judged, key=lambda d: d.kind == "true_positive")
     for d in judged:
-        if d.kind == "right":
+        if d.kind == "true_positive":
             found.append((d.label, d.score, True))
         elif fix is None or not fix(d):
             if not d.ignored:
@@ -210,8 +210,8 @@ def pairing_figures(
     ap50 = mean_ap(points(judged, index), objects)
     figures = {}
     for kind in PAIRING_KINDS[1:]:
-        left = [d for d in judged if d.kind == "right" or kinds[d.detection] != kind]
+        left = [d for d in judged if d.kind == "true_positive" or kinds[d.detection] != kind]
         cost = mean_ap(points(left, index), objects) - ap50
-        number = sum(d.kind != "right" and kinds[d.detection] == kind for d in judged)
+        number = sum(d.kind != "true_positive" and kinds[d.detection] == kind for d in judged)
         figures[kind] = {"errors": number, "cost": max(cost, 0.0)}
     return figures

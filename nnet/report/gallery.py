@@ -19,7 +19,7 @@ from nnet.runtime.console import progress_bar
 
 SIDE = 400  # longest side of the pictures in pixels
 LOWEST_SCORE = 0.05  # detections with a lower score are not on the page
-BOX_KINDS = ("right", *KINDS[:-1])  # of detections, as the page numbers them
+BOX_KINDS = ("true_positive", *KINDS[:-1])  # of detections, as the page numbers them
 THOUSAND = 1000  # scores are whole numbers on the page
 
 
@@ -70,10 +70,10 @@ def write_heatmaps(run: Run, detector: Detector, number: int, folder: Path, pref
 
 
 def count_errors(run: Run) -> np.ndarray:
-    """The number of false detections and missed objects of each image, at a score of SHOWN_SCORE: (N,)."""
-    false = [d.image for d in run.judged if d.kind != "right" and not d.ignored and d.score >= SHOWN_SCORE]
+    """The number of false positives and missed objects of each image, at a score of SHOWN_SCORE: (N,)."""
+    false = [d.image for d in run.judged if d.kind != "true_positive" and not d.ignored and d.score >= SHOWN_SCORE]
     missed = ~run.index.crowd
-    missed[[d.row for d in run.judged if d.kind == "right" and d.score >= SHOWN_SCORE]] = False
+    missed[[d.row for d in run.judged if d.kind == "true_positive" and d.score >= SHOWN_SCORE]] = False
     owners = np.repeat(np.arange(len(run.index)), np.diff(run.index.first))
     return np.bincount([*false, *owners[missed]], minlength=len(run.index))
 
@@ -96,7 +96,7 @@ def box_numbers(run: Run) -> dict[str, list[list[int]]]:
     scores = np.full(len(run.index.boxes), -1)
     for d in run.judged:
         score = int(THOUSAND * d.score)  # rounded down, so that no detection is shown at a threshold above its score
-        if d.kind == "right":
+        if d.kind == "true_positive":
             scores[d.row] = score
         if d.score >= LOWEST_SCORE and not d.ignored:
             box = [round(value) for value in run.results[d.detection]["bbox"]]

@@ -186,7 +186,7 @@ def class_tables(runs: Sequence[Run], differences: Differences | None) -> str:
     note = f"Precision, recall and counts are those of scores of at least {SHOWN_SCORE}, at IoU 0.5."
     if differences is None:
         rows = [[name, *map(figure_cell, figures.values())] for name, figures in by_run[0].items()]
-        columns = ["class", "AP", "AP50", "precision", "recall", "objects", "right", "false"]
+        columns = ["class", "AP", "AP50", "precision", "recall", "objects", "true positives", "false positives"]
         return section("Classes", note, table(columns, rows))
     rows, marked = [], []
     for name, difference in differences.classes.items():

@@ -112,12 +112,12 @@ def draw_precision(lines: Mapping[str, np.ndarray], title: str, pale: Sequence[n
 
 
 def score_histogram(run: Run) -> str:
-    """The scores of right and of false detections."""
+    """The scores of true and of false positives."""
     figure, axes = new_axes(title="scores of the detections", xlabel="score", ylabel="detections")
-    right = [d.score for d in run.judged if d.kind == "right"]
-    false = [d.score for d in run.judged if d.kind != "right" and not d.ignored]
-    draw_bars(axes, {"right": right, "false": false}, np.linspace(0, 1, 21))
-    axes.set_yscale("symlog")  # false detections with low scores outnumber all others
+    true = [d.score for d in run.judged if d.kind == "true_positive"]
+    false = [d.score for d in run.judged if d.kind != "true_positive" and not d.ignored]
+    draw_bars(axes, {"true positives": true, "false positives": false}, np.linspace(0, 1, 21))
+    axes.set_yscale("symlog")  # false positives with low scores outnumber all others
     axes.set_ylim(bottom=0)
     return svg(figure)
 
@@ -125,7 +125,7 @@ def score_histogram(run: Run) -> str:
 def size_histogram(run: Run) -> str:
     """The sizes of found and of missed objects."""
     found = np.zeros(len(run.index.boxes), bool)
-    found[[d.row for d in run.judged if d.kind == "right" and d.score >= SHOWN_SCORE]] = True
+    found[[d.row for d in run.judged if d.kind == "true_positive" and d.score >= SHOWN_SCORE]] = True
     there, sizes = ~run.index.crowd, np.sqrt(run.index.extents.prod(1)).clip(1)
     title = f"sizes of the objects, score {SHOWN_SCORE}"
     figure, axes = new_axes(title=title, xlabel="square root of the area in pixels", ylabel="objects")

@@ -58,7 +58,7 @@ def detection(box, score, category=3, image=1):
 @pytest.mark.parametrize(
     "kind, box, category",
     [
-        ("right", BOX, 3),
+        ("true_positive", BOX, 3),
         ("classification", BOX, 7),
         ("localisation", [30, 10, 40, 40], 3),  # IoU 1/3
         ("both", [30, 10, 40, 40], 7),
@@ -71,7 +71,7 @@ def test_kinds_of_one_detection(tmp_path, kind, box, category):
     judged = judge(index, [detection(box, 0.9, category)])
     assert [d.kind for d in judged] == [kind]
     figures = tide_figures(judged, index)
-    assert figures["AP50"] == (1 if kind == "right" else 0)
+    assert figures["AP50"] == (1 if kind == "true_positive" else 0)
     assert figures["missed"]["errors"] == (1 if kind in ("both", "background") else 0)
     if kind in ("classification", "localisation"):  # fixed, it is right: nothing else is wrong
         assert figures[kind] == {"errors": 1, "cost": 1.0 if kind == "localisation" else pytest.approx(1)}
@@ -81,7 +81,7 @@ def test_a_second_detection_is_a_duplicate(tmp_path):
     index = index_of(tmp_path, (1, 3, BOX, 0), (1, 3, [100, 10, 40, 40], 0))
     results = [detection(BOX, 0.8), detection([11, 10, 40, 40], 0.9), detection([100, 10, 40, 40], 0.7)]
     judged = judge(index, results)
-    assert [(d.detection, d.kind) for d in judged] == [(1, "right"), (0, "duplicate"), (2, "right")]
+    assert [(d.detection, d.kind) for d in judged] == [(1, "true_positive"), (0, "duplicate"), (2, "true_positive")]
     figures = tide_figures(judged, index)
     # At recalls above 0.5 the precision is 2/3, and 1 without the duplicate
     assert figures["duplicate"]["cost"] == pytest.approx(50 / 101 / 3)

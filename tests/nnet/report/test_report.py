@@ -134,16 +134,16 @@ def test_slider_switches_and_layers_change_what_is_shown(browser, pages, runs):
     browser.ask("document.getElementById('cards').scrollIntoView()")  # pictures load as one scrolls
     browser.wait_for("[...document.images].length >= 4 && [...document.images].every((i) => i.naturalWidth > 0)")
     assert browser.messages() == [] and browser.count(".card") == IMAGES
-    kinds = ("right", "classification", "localisation", "both", "duplicate", "background")
+    kinds = ("true_positive", "classification", "localisation", "both", "duplicate", "background")
     for score in (0.3, 0.6, 0.05):
         browser.set("#threshold", score)
         for kind in kinds:
             assert boxes(browser, kind) == shown(run, score, [kind]), (score, kind)
-        assert boxes(browser, "missed") == len(run.index.boxes) - shown(run, score, ["right"])
-        assert boxes(browser, "objects") == shown(run, score, ["right"])
+        assert boxes(browser, "missed") == len(run.index.boxes) - shown(run, score, ["true_positive"])
+        assert boxes(browser, "objects") == shown(run, score, ["true_positive"])
     browser.click("[data-kind=background]")
     assert boxes(browser, "background") == 0 < shown(run, 0.05, ["background"])
-    assert boxes(browser, "right") == shown(run, 0.05, ["right"])
+    assert boxes(browser, "true_positive") == shown(run, 0.05, ["true_positive"])
     browser.click("[data-kind=background]")
     assert boxes(browser, "background") == shown(run, 0.05, ["background"])
     assert browser.count("img.heat") == 0
@@ -162,9 +162,9 @@ def test_order_tables_and_choice_of_the_run(browser, pages, runs):
     browser.set("#order", "lost")
     change = count_errors(second) - count_errors(first)
     assert browser.ask("document.querySelector('.card').image") == int(change.argmax())
-    assert boxes(browser, "right") == shown(first, 0.3, ["right"])
+    assert boxes(browser, "true_positive") == shown(first, 0.3, ["true_positive"])
     browser.set("#run", 1)
-    assert boxes(browser, "right") == shown(second, 0.3, ["right"])
+    assert boxes(browser, "true_positive") == shown(second, 0.3, ["true_positive"])
     heading = "document.querySelectorAll('table.sortable')[2].tHead.rows[0].cells[1]"
     column = "[...document.querySelectorAll('table.sortable')[2].tBodies[0].rows].map((r) => r.cells[1].textContent)"
     for descending in (True, False):
