@@ -72,6 +72,16 @@ def config(request, toy, tmp_path_factory) -> str:
     return str(folder / "tiny.yaml")
 
 
+@pytest.fixture(scope="module")
+def checkpoint(config, tmp_path_factory) -> Path:
+    """The last checkpoint of a finished run of the test module's config."""
+    from tests.runs import main
+
+    output = tmp_path_factory.mktemp("trained") / "run"
+    assert main(config, output) == 0
+    return output / "last.pt"
+
+
 @pytest.fixture(scope="session")
 def shipped() -> list[str]:
     """Paths of the repository's own files, as far as git knows them. Other files are the user's."""

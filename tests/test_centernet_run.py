@@ -3,10 +3,8 @@
 import json
 
 import cv2
-import pytest
 
 import test as test_script
-import train as train_script
 from tests.processes import read_rows
 
 TINY = """
@@ -15,14 +13,6 @@ penalty: {overlap: 0.7, rule: centernet}
 train: {iterations: 4, log_every: 2, validate_every: 4, ap_every: 4, snapshot_every: 2}
 test: {centers: 20, outside: 5, embedding_distance: 9}
 """
-
-
-@pytest.fixture(scope="module")
-def checkpoint(config, tmp_path_factory):
-    """The last checkpoint of a finished run of 4 iterations."""
-    output = tmp_path_factory.mktemp("centernet") / "run"
-    assert train_script.main([config, "--output", str(output)]) == 0
-    return output / "last.pt"
 
 
 def test_trains(checkpoint):

@@ -2,11 +2,8 @@
 
 import json
 
-import pytest
-
 import detect as detect_script
 import test as test_script
-import train as train_script
 from tests.processes import read_rows
 
 TINY = """
@@ -18,14 +15,6 @@ train: {iterations: 4, log_every: 2, validate_every: 4, ap_every: 4, snapshot_ev
 test: {mirror: false, corners: 12, pairs: 12, embedding_distance: 9, edge_pairs: false, stale_rows: false,
   saccade: {attention_threshold: 0, crops: 4}}
 """
-
-
-@pytest.fixture(scope="module")
-def checkpoint(config, tmp_path_factory):
-    """The last checkpoint of a finished run of 4 iterations."""
-    output = tmp_path_factory.mktemp("saccade") / "run"
-    assert train_script.main([config, "--output", str(output)]) == 0
-    return output / "last.pt"
 
 
 def test_trains(checkpoint):

@@ -1,18 +1,20 @@
 """Reading CornerNet-Lite's golden vectors."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from db import AnnotationIndex, load_index
+from db import AnnotationIndex, evaluate, load_index
 from models.keypoints import CORNERS, KeypointMaps
 from nnet.runtime import checkpoint
+from nnet.runtime.released_names import rename
 from sample.augment import Sample
 from sample.colour import BRIGHTNESS, CONTRAST, SATURATION, ColourDraw, normalise
 from tests.golden_files import Golden, released_state
@@ -34,6 +36,30 @@ def released_network(golden: Golden, folder: Path, name: str, network: nn.Module
     checkpoint.load_weights(network, checkpoint.load(path)["model"], path)
     path.unlink()
     return network
+
+
+def compare_parameters(golden: Golden, name: str, network: nn.Module, number: int) -> None:
+    """Compare names and shapes of a network's parameters with params_lite_`name`, and their number."""
+    names = json.loads(golden(f"params_lite_{name}.json").read_text())
+    own = {name: list(value.shape) for name, value in network.state_dict().items()}
+    assert {rename(name): shape for name, shape in names.items()} == own
+    assert sum(p.numel() for p in network.parameters()) == number
+
+
+def compare_results(
+    index: AnnotationIndex, results: Sequence[dict], listed: Mapping[str, Any], images: Sequence[int], atol: float
+) -> None:
+    """Compare results in COCO's format, and COCO's figures, with those that a golden lists.
+
+    images: ids of the tested ones. atol: of the scores.
+    """
+    for own, released in zip(results, listed["results"], strict=True):
+        assert (own["image_id"], own["category_id"]) == (released["image_id"], released["category_id"])
+        np.testing.assert_allclose(own["bbox"], released["bbox"], rtol=0, atol=0.02)
+        assert own["score"] == pytest.approx(released["score"], abs=atol)
+    figures = evaluate(index, results, images)
+    stats = [-1 if value is None else value for value in figures.values()]
+    assert stats == pytest.approx(listed["ap_stats"], abs=1e-12)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import configs
-from db import evaluate, read_image, to_results
+from db import read_image, to_results
 from models.backbones import feature_size
 from models.decode import decode_corners
 from models.keypoints import CORNERS, KeypointMaps
@@ -33,6 +33,8 @@ from sample.saccade import LEAST_SHARE, SCALES, ZoomOptions, areas, attention_ta
 from sample.targets import BatchObjects, Grid, penalty_spread
 from tests.lite.golden_files import (
     compare_crops,
+    compare_parameters,
+    compare_results,
     counts_in_float64,
     decode_cases,
     released_network,
@@ -51,12 +53,9 @@ def build():
 
 
 def test_golden_parameter_names_and_shapes(golden_lite):
-    names = json.loads(golden_lite("params_lite_saccade.json").read_text())
     with torch.device("meta"):
         network = build()
-    own = {name: list(value.shape) for name, value in network.state_dict().items()}
-    assert {rename(name): shape for name, shape in names.items()} == own
-    assert sum(p.numel() for p in network.parameters()) == PARAMETERS
+    compare_parameters(golden_lite, "saccade", network, PARAMETERS)
     assert (network.stride, network.divisor) == (4, 32)
 
 
@@ -367,6 +366,63 @@ def compare_locations(locations, expected, tolerance: float = 0):
     np.testing.assert_allclose(found[:, 3], expected[:, 3], rtol=0, atol=1e-6)
 
 
+def compare_first_pass(first, image, own, listed, looking):
+    """The inputs of the first pass, and the detections in it that are kept. first: the views."""
+    crops = first_crops(image.shape[:2], CONFIG.data.input_size[0], CONFIG.test.saccade.first)
+    assert [[c.y, c.x, np.float32(c.scale)] for c in crops] == own["first_locs"].tolist()
+    assert [list(c.offset) for c in crops] == own["first_offsets"].tolist()
+    compare_inputs(looking.inputs[0], own["first_rows"], listed["first_row_indices"], own["first_means"])
+    kept = Candidates.join([view.found for view in first])
+    np.testing.assert_allclose(rows_of(kept), own["first_dets"], rtol=0, atol=1e-2)
+
+
+def compare_where_to_look(family, image, own, eye):
+    """The detections of the first pass before any is dropped, and the locations from them and from attention.
+
+    Returns the locations after suppression.
+    """
+    size, options = image.shape[:2], CONFIG.test.saccade
+    crops = first_crops(size, CONFIG.data.input_size[0], options.first)
+    seen = list(family.look(image, crops, eye, attention=True))
+    mapped = own["first_dets_mapped"].reshape(-1, 8)
+    everything = Candidates.join([view.found for view in seen])
+    np.testing.assert_allclose(rows_of(everything), mapped[mapped[:, 4] > -1], rtol=0, atol=1e-2)
+    scores = [attention_scores(torch.cat(level)) for level in zip(*(v.maps.attention for v in seen), strict=True)]
+    attention = attention_locations(scores, crops, size, 4, options.attention_threshold)
+    compare_locations(attention, own["att_locs"])
+    detected = detected_locations(everything, 1.0, options.reference_threshold)
+    compare_locations(detected, own["ref_locs"], 1e-3)
+    locations = family.locations(size, crops, seen, eye)
+    compare_locations(Locations.join([attention, detected]), own["locs_before_nms"], 1e-3)
+    compare_locations(locations, own["locs_after_nms"], 1e-3)
+    return locations
+
+
+def compare_second_pass(second, locations, own, listed, looking):
+    """The locations that are looked at, the inputs there, and the detections in them. second: the views."""
+    compare_locations(locations.take(slice(CONFIG.test.saccade.crops)), own["locs"], 1e-3)
+    closer = [Crop.at(y, x, s, CONFIG.data.input_size[0], "") for y, x, s in own["locs"][:, :3]]
+    assert [[crop.pixels] * 2 for crop in closer] == own["crop_sizes"].tolist()
+    assert [list(crop.offset) for crop in closer] == own["offsets"].tolist()
+    inputs, rows = np.concatenate(looking.inputs[1:]), listed["row_indices"]
+    compare_inputs(inputs, own["rows"], rows, own["means"], listed["row_crop_step"])
+    mapped, found = own["dets_mapped"].reshape(-1, 8), Candidates.join([view.found for view in second])
+    np.testing.assert_allclose(rows_of(found), mapped[mapped[:, 4] > -1], rtol=0, atol=1e-2)
+
+
+def compare_suppression(candidates, own):
+    """Soft-NMS of all detections of an image. Returns what is left."""
+    rows = rows_of(candidates)
+    rows = rows[np.argsort(rows[:, 7], kind="stable")]
+    np.testing.assert_allclose(rows[:, [7, *range(7)]], own["soft_nms_in"], rtol=0, atol=1e-2)
+    for limit, name in ((10_000, "soft_nms_out"), (CONFIG.test.detections, "final")):
+        found = suppress(candidates, replace(CONFIG.test, detections=limit))
+        final = np.concatenate([found.labels[:, None], found.boxes, found.scores[:, None]], 1)
+        np.testing.assert_allclose(final[:, :5], own[name][:, :5], rtol=0, atol=1e-2)
+        np.testing.assert_allclose(final[:, 5], own[name][:, 5], rtol=0, atol=1e-4)
+    return found
+
+
 def test_golden_inference(golden_lite, shared_data):
     """Both passes over several images, with every intermediate result, and COCO's figures."""
     listed = json.loads(golden_lite("test_lite_saccade.json").read_text())
@@ -374,67 +430,21 @@ def test_golden_inference(golden_lite, shared_data):
     index, where = tiny_index(shared_data, listed["split"])
     with torch.device("meta"):
         family = build_family(CLASSES, CONFIG.model, CONFIG.penalty, CONFIG.loss)
-    results, options, side = [], CONFIG.test, CONFIG.data.input_size[0]
+    results = []
     for n, file in enumerate(listed["files"]):
         own = {name.partition("_")[2]: expected[name] for name in expected.files if name.startswith(f"{n}_")}
-        image = read_image(index.path(where[file]))
-        size, looking = image.shape[:2], stand_in(expected, n)
+        image, looking = read_image(index.path(where[file])), stand_in(expected, n)
         views = list(family.views(image, looking))
-        first, second = views[: len(options.saccade.first)], views[len(options.saccade.first) :]
-
-        crops = first_crops(size, side, options.saccade.first)
-        assert [[c.y, c.x, np.float32(c.scale)] for c in crops] == own["first_locs"].tolist()
-        assert [list(c.offset) for c in crops] == own["first_offsets"].tolist()
-        compare_inputs(looking.inputs[0], own["first_rows"], listed["first_row_indices"], own["first_means"])
-        kept = Candidates.join([view.found for view in first])
-        np.testing.assert_allclose(rows_of(kept), own["first_dets"], rtol=0, atol=1e-2)
-
-        eye = stand_in(expected, n)
-        seen = list(family.look(image, crops, eye, attention=True))
-        mapped = own["first_dets_mapped"].reshape(-1, 8)
-        everything = Candidates.join([view.found for view in seen])
-        np.testing.assert_allclose(rows_of(everything), mapped[mapped[:, 4] > -1], rtol=0, atol=1e-2)
-        scores = [attention_scores(torch.cat(level)) for level in zip(*(v.maps.attention for v in seen), strict=True)]
-        attention = attention_locations(scores, crops, size, 4, options.saccade.attention_threshold)
-        compare_locations(attention, own["att_locs"])
-        detected = detected_locations(everything, 1.0, options.saccade.reference_threshold)
-        compare_locations(detected, own["ref_locs"], 1e-3)
-        locations = family.locations(size, crops, seen, eye)
-        compare_locations(Locations.join([attention, detected]), own["locs_before_nms"], 1e-3)
-        compare_locations(locations, own["locs_after_nms"], 1e-3)
-
+        first, second = views[: len(CONFIG.test.saccade.first)], views[len(CONFIG.test.saccade.first) :]
+        compare_first_pass(first, image, own, listed, looking)
+        locations = compare_where_to_look(family, image, own, stand_in(expected, n))
         counts = listed["images"][n]
         assert (len(locations.y), len(second)) == (counts["after_nms"], counts["crops"])
         if second:
-            compare_locations(locations.take(slice(options.saccade.crops)), own["locs"], 1e-3)
-            closer = [Crop.at(y, x, s, side, "") for y, x, s in own["locs"][:, :3]]
-            assert [[crop.pixels] * 2 for crop in closer] == own["crop_sizes"].tolist()
-            assert [list(crop.offset) for crop in closer] == own["offsets"].tolist()
-            inputs, rows = np.concatenate(looking.inputs[1:]), listed["row_indices"]
-            compare_inputs(inputs, own["rows"], rows, own["means"], listed["row_crop_step"])
-            mapped, found = own["dets_mapped"].reshape(-1, 8), Candidates.join([view.found for view in second])
-            np.testing.assert_allclose(rows_of(found), mapped[mapped[:, 4] > -1], rtol=0, atol=1e-2)
-
-        candidates = family.propose(iter(views), options)
-        rows = rows_of(candidates)
-        rows = rows[np.argsort(rows[:, 7], kind="stable")]
-        np.testing.assert_allclose(rows[:, [7, *range(7)]], own["soft_nms_in"], rtol=0, atol=1e-2)
-        for found, name in (
-            (suppress(candidates, replace(options, detections=10_000)), "soft_nms_out"),
-            (suppress(candidates, options), "final"),
-        ):
-            final = np.concatenate([found.labels[:, None], found.boxes, found.scores[:, None]], 1)
-            np.testing.assert_allclose(final[:, :5], own[name][:, :5], rtol=0, atol=1e-2)
-            np.testing.assert_allclose(final[:, 5], own[name][:, 5], rtol=0, atol=1e-4)
+            compare_second_pass(second, locations, own, listed, looking)
+        found = compare_suppression(family.propose(iter(views), CONFIG.test), own)
         results += to_results(index, where[file], found.boxes, found.scores, found.labels, 2)
-    assert len(results) == len(listed["results"])
-    for own, released in zip(results, listed["results"], strict=True):
-        assert (own["image_id"], own["category_id"]) == (released["image_id"], released["category_id"])
-        np.testing.assert_allclose(own["bbox"], released["bbox"], rtol=0, atol=0.02)
-        assert own["score"] == pytest.approx(released["score"], abs=0.011)
-    figures = evaluate(index, results, [int(index.image_ids[where[file]]) for file in listed["files"]])
-    stats = [-1 if value is None else value for value in figures.values()]
-    assert stats == pytest.approx(listed["ap_stats"], abs=1e-12)
+    compare_results(index, results, listed, [int(index.image_ids[where[file]]) for file in listed["files"]], atol=0.011)
 
 
 def test_configs_are_the_recipe():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import configs
-from db import evaluate, read_image, to_results
+from db import read_image, to_results
 from models.backbones import feature_size
 from models.decode import Detections, decode_corners
 from models.keypoints import CORNERS
@@ -25,6 +25,8 @@ from sample.geometry import clip_boxes
 from sample.targets import BatchObjects, Grid, box_targets, penalty_spread
 from tests.lite.golden_files import (
     compare_crops,
+    compare_parameters,
+    compare_results,
     counts_in_float64,
     decode_cases,
     released_network,
@@ -48,11 +50,8 @@ def meta_network():
 
 
 def test_golden_parameter_names_and_shapes(golden_lite):
-    names = json.loads(golden_lite("params_lite_squeeze.json").read_text())
     network = meta_network()
-    own = {name: list(value.shape) for name, value in network.state_dict().items()}
-    assert {rename(name): shape for name, shape in names.items()} == own
-    assert sum(p.numel() for p in network.parameters()) == PARAMETERS
+    compare_parameters(golden_lite, "squeeze", network, PARAMETERS)
     assert (network.stride, network.divisor) == (8, 128)
 
 
@@ -229,13 +228,7 @@ def test_golden_post(golden_lite, shared_data):
         stale += len(found.scores) > len(suppress(candidates, replace(options, as_published=False)).scores)
         results += to_results(index, i, found.boxes, found.scores, found.labels, 2)
     assert stale, "no image exercises the stale rows of the released soft-NMS"
-    for own, released in zip(results, listed["results"], strict=True):
-        assert (own["image_id"], own["category_id"]) == (released["image_id"], released["category_id"])
-        np.testing.assert_allclose(own["bbox"], released["bbox"], rtol=0, atol=0.02)
-        assert own["score"] == pytest.approx(released["score"], abs=0.02)
-    figures = evaluate(index, results, [int(index.image_ids[where[file]]) for file in listed["files"]])
-    stats = [-1 if value is None else value for value in figures.values()]
-    assert stats == pytest.approx(listed["ap_stats"], abs=1e-12)
+    compare_results(index, results, listed, [int(index.image_ids[where[file]]) for file in listed["files"]], atol=0.02)
 
 
 def test_configs_are_the_recipe():
