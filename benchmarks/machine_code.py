@@ -1,6 +1,6 @@
 """Registers and loads in flight of the CUDA kernels, from their machine code, without a GPU:
 
-python -m benchmarks.machine_code [FILE.cu] [--arch 90]
+python -m benchmarks.machine_code [FILE.cu] [--all] [--arch 90]
 
 Prints a Markdown table for the corner pools, with an estimate of the share of the memory bandwidth that a kernel
 reaches on a map of (4, 128, 128, 128). nvcc is required, and cuobjdump, which Triton's package contains as well. A
@@ -66,6 +66,7 @@ LAUNCHES = {
     "backward_rows": Launch(64, ROWS, 2, 1, 3),
 }
 TYPES = {"float": 4, "BFloat16": 2, "Half": 2}
+LAUNCHED = (None, "false", "0", "16")  # last template arguments of the kernels that are launched on the map
 
 
 class Kernel(NamedTuple):
@@ -145,25 +146,34 @@ def estimate(kernel: Kernel, launch: Launch, size: int) -> tuple[float, float]:
     return flying / 1024, launch.needed * ELEMENTS * size / GPU.bandwidth / max(moved, waited)
 
 
-def table(kernels: Sequence[Kernel], zeroed: bool = False) -> Iterator[str]:
-    """The Markdown table. zeroed: gradients are zeroed in a pass of their own, before the backward kernels."""
+def table(kernels: Sequence[Kernel], zeroed: bool = False, every: bool = False) -> Iterator[str]:
+    """The Markdown table.
+
+    Args:
+        zeroed: gradients are zeroed in a pass of their own, before the backward kernels.
+        every: all kernels, not only those that are launched on the map. The others have no estimate.
+    """
     yield "| kernel | type | registers | stack, bytes | loads in flight | KB in flight per SM | estimated share |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for name, launch in LAUNCHES.items():
         if zeroed and name.startswith("backward"):
             launch = launch._replace(writes=launch.writes + 1)
-        for kind, size in TYPES.items():
+        for kind in (*TYPES, "double"):
             for kernel in kernels:
-                found = re.search(rf"\b{name}<(?:\w+::)*{kind}, float(?:, ([^>]*))?>", kernel.name)
-                if found and found[1] in (None, "false", "(bool)0", "(int)16", "16"):
-                    flying, share = estimate(kernel, launch, size)
-                    numbers = f"{kernel.registers} | {kernel.stack} | {kernel.loads} | {flying:.1f} | {share:.0%}"
-                    yield f"| {name} | {kind} | {numbers} |"
+                found = re.search(rf"\b{name}<(?:\w+::)*{kind}, \w+(?:, (?:\(\w+\))?(\w+))?>", kernel.name)
+                numbers = f"{kernel.registers} | {kernel.stack} | {kernel.loads}"
+                if found and found[1] in LAUNCHED and kind in TYPES:
+                    flying, share = estimate(kernel, launch, TYPES[kind])
+                    yield f"| {name} | {kind} | {numbers} | {flying:.1f} | {share:.0%} |"
+                elif found and every:
+                    variant = f"<{found[1]}>" if found[1] else ""
+                    yield f"| {name}{variant} | {kind} | {numbers} | | |"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.machine_code", description="Machine code of the pools.")
     parser.add_argument("source", nargs="?", type=Path, default=SOURCE, metavar="FILE.cu")
+    parser.add_argument("--all", action="store_true", help="every kernel, also those for float64 and for other shapes")
     parser.add_argument("--arch", default="90", help="compute capability without the dot (default: %(default)s)")
     args = parser.parse_args(argv)
 
@@ -171,7 +181,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "kernels.cubin"
             print(compile_kernels(args.source, args.arch, output), end="", file=sys.stderr)
-            print("\n".join(table(list(read_kernels(output)), zeroed="zero_(" in args.source.read_text())))
+            zeroed = "zero_(" in args.source.read_text()
+            print("\n".join(table(list(read_kernels(output)), zeroed, args.all)))
         return 0
 
     return exit_code(run)

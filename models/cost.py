@@ -56,8 +56,7 @@ def measure(network: nn.Module, size: tuple[int, int], images: int = 1, depth: i
     for parameter in network.parameters():
         parameter.grad = torch.empty_like(parameter)  # allocated before the pass, so that they are not counted
     testing, testing_memory, _ = run(network.eval(), size, 1, step=False)
-    _, training_memory, step = run(network.train(), size, images, step=True)
-    training, _, _ = run(network, size, images, step=False)
+    training, training_memory, step = run(network.train(), size, images, step=True)
     parts = [
         Part(
             name,
@@ -73,21 +72,21 @@ def measure(network: nn.Module, size: tuple[int, int], images: int = 1, depth: i
 
 
 def run(network: nn.Module, size: tuple[int, int], images: int, step: bool) -> tuple[dict[str, int], int, int]:
-    """Run the network on meta images: FLOP by name of module, peak memory in bytes, FLOP in all.
+    """Run the network on meta images: FLOP of the forward pass by name of module, peak memory in bytes, FLOP in all.
 
     step: also run the backward pass.
     """
     x = torch.empty(images, 3, *size, device="meta")
     with FlopCounterMode(display=False) as counter, MemoryCounter() as memory, torch.set_grad_enabled(step):
         outputs = [leaf for leaf in tree_leaves(network(x)) if isinstance(leaf, Tensor)]
+        root = type(network).__name__
+        counts = {
+            name.removeprefix(root).removeprefix("."): sum(operators.values())
+            for name, operators in counter.get_flop_counts().items()
+            if name != "Global"
+        }
         if step:
             torch.autograd.backward(outputs, [torch.empty_like(output) for output in outputs])
-    root = type(network).__name__
-    counts = {
-        name.removeprefix(root).removeprefix("."): sum(operators.values())
-        for name, operators in counter.get_flop_counts().items()
-        if name != "Global"
-    }
     return counts, memory.peak, counter.get_total_flops()
 
 

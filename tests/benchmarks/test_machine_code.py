@@ -45,3 +45,10 @@ def test_table_names_the_instances_that_are_used():
     ]
     lines = list(table([Kernel(name, 40, 0, 8448, 16 * i + 8) for i, name in enumerate(names)]))
     assert len(lines) == 3 and lines[2].startswith("| pool_rows | float | 40 | 0 | 8 |")
+
+
+def test_table_of_all_instances():
+    names = ["pool_pair<float, float, (int)16>", "pool_pair<c10::Half, float, 8>", "pool_pair<double, double, 16>"]
+    lines = list(table([Kernel(f"void corner_pool::{name}(int)", 40, 0, 0, 9) for name in names], every=True))
+    assert lines[2].startswith("| pool_pair | float | 40 | 0 | 9 | ") and len(lines) == 5
+    assert lines[3:] == ["| pool_pair<8> | Half | 40 | 0 | 9 | | |", "| pool_pair<16> | double | 40 | 0 | 9 | | |"]
