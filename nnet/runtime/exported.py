@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_unflatten
 from models.layers import MissingPackage
 from nnet.runtime.checkpoint import CheckpointError, check_archive, taking, why_no_file
 from nnet.runtime.contents import Metadata, misfit
+from nnet.runtime.memory import out_of_cpu_memory
 from nnet.runtime.upgrading import upgrade
 
 FORMAT = 1
@@ -103,6 +104,8 @@ class OnnxFile(ExportedFile):
         try:
             return self.runtime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # the errors of ONNX Runtime have no class in common
+            if out_of_cpu_memory(error):
+                raise
             raise damaged(path, error) from error
 
     def __call__(self, images: Tensor) -> dict[str, np.ndarray]:
@@ -126,6 +129,8 @@ class TorchFile(ExportedFile):
             with without_chatter():
                 metadata = self.load(path)
         except Exception as error:  # zipfile, pickle, json and PyTorch raise many kinds for damaged files
+            if out_of_cpu_memory(error):
+                raise
             raise damaged(path, error) from error
         super().__init__(path, metadata)
         if self.compiled:
@@ -188,6 +193,7 @@ def open_exported(path: Path) -> ExportedFile:
 
     Raises:
         CheckpointError: missing, damaged, or not written by export.py.
+        MemoryError, RuntimeError: memory is too short to read it.
         MissingPackage: ONNX Runtime is not installed.
     """
     if not path.is_file():
