@@ -72,9 +72,13 @@ def trace(
     largest = LONGEST * network.stride
     dynamic = {0: Dim("batch", min=1), 2: Dim("height", min=1, max=largest), 3: Dim("width", min=1, max=largest)}
     example = torch.zeros(EXAMPLE, dtype=torch.uint8)
-    # Sizes of 1 are no special case. Otherwise the graph would refuse one image, and images with features of one cell
+    # Sizes of 1 are no special case. Otherwise the graph would refuse one image, and images with features of one cell.
+    # What cannot be proved of all sizes (that transposed convolutions make maps that are large enough to be cropped) is
+    # checked when the graph runs
     with torch.no_grad(), torch.fx.experimental._config.patch(backed_size_oblivious=True), StandardPools():
-        return torch.export.export(whole, (example,), dynamic_shapes=(dynamic,))
+        return torch.export.export(
+            whole, (example,), dynamic_shapes=(dynamic,), prefer_deferred_runtime_asserts_over_guards=True
+        )
 
 
 class Uses(TorchFunctionMode):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from models.decode import best
+from nnet.export.graph import output_names, trace
 from nnet.export.parity import TOLERANCES, compare
 from nnet.families.options import DetectionOptions
 from tests.builders import draw_weights, small_family
@@ -32,12 +33,36 @@ class Decoded:
         return found
 
 
+class Traced:
+    """Stands for an exported file: the graph that is written with --maps, in a precision."""
+
+    def __init__(self, family, precision):
+        self.outputs = output_names(family, None)
+        program = trace(family, None, False, getattr(torch, precision), torch.contiguous_format)
+        self.module = program.module()
+
+    @torch.inference_mode()
+    def __call__(self, images):
+        return {name: value.numpy() for name, value in self.module(images).items()}
+
+
 def problems(detector, change):
     family = small_family(detector)
     draw_weights(family.network.eval())
     compared = list(compare(family, Decoded(family, change), OPTIONS, "float32"))
     assert len(compared) == 6 and sum(one.count for one in compared) > 100
     return [problem for one in compared for problem in one.problems]
+
+
+@pytest.mark.slow
+def test_the_graph_of_cornernet_squeeze_in_16_bits():
+    """Its transposed convolutions make maps that are cropped, by a size that a graph does not know."""
+    squeeze = {"stride": 8, "block": "fire", "upsampling": "transposed"}
+    family = small_family(backbone=squeeze, head="conv1x1")
+    draw_weights(family.network.eval())
+    compared = list(compare(family, Traced(family, "float16"), OPTIONS, "float16"))
+    assert len(compared) == 6 and all(one.of == "maps" and one.count == 6 for one in compared)
+    assert not [problem for one in compared for problem in one.problems]
 
 
 @pytest.mark.parametrize("detector", ["cornernet", "centernet"])
