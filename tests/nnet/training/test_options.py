@@ -68,8 +68,9 @@ def test_train_with(config, plain, tmp_path, option, tolerance):
 
 
 @needs_compiler
-def test_train_with_compile(config, tmp_path):
+def test_train_with_compile(config, tmp_path, monkeypatch):
     """One micro-batch and no validation: each further kind of pass through the network is compiled by itself."""
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)  # no pool of processes that import PyTorch
     less = ["batch=[2]", "validate_every=0"]
     compiled, expected = (run(config, tmp_path / c, f"compile={c}", *less) for c in ("true", "false"))
     assert compiled["model"].keys() == expected["model"].keys()
