@@ -26,12 +26,11 @@ from nnet.api import ImageDetector, load_detector
 from nnet.export.files import FORMATS, writer
 from nnet.export.graph import output_names, trace
 from nnet.export.parity import TOLERANCES, Compared, compare
-from nnet.runtime.console import progress_bar
+from nnet.runtime.console import progress_bar, set_up_logging, warn
 from nnet.runtime.devices import set_up_backends
 from nnet.runtime.errors import RunError, exit_code
 from nnet.runtime.exported import FORMAT, is_exported, open_exported, without_chatter
 from nnet.runtime.files import make_folder
-from nnet.runtime.precision import layout
 
 PADDING = (
     "Each side of the image, of n pixels, is padded with zeros to n | (divisor - 1). The image lies in the middle: it "
@@ -49,7 +48,7 @@ def export(detector: ImageDetector, args: argparse.Namespace) -> None:
             f"model.detector {config.model.detector} cannot be exported: its decoding is not written in standard "
             "operators. cornernet and centernet can"
         )
-    dtype, memory = getattr(torch, args.precision), layout(config.test.channels_last)
+    dtype = getattr(torch, args.precision)
     with (
         tempfile.TemporaryDirectory(dir=args.output.parent, prefix=".export_") as folder,
         without_chatter(),
@@ -57,7 +56,7 @@ def export(detector: ImageDetector, args: argparse.Namespace) -> None:
     ):
         path = Path(folder) / args.output.name
         bar.set_description("tracing")
-        program = trace(family, None if args.maps else decoder, mirror, dtype, memory)
+        program = trace(family, None if args.maps else decoder, mirror, dtype)
         bar.update()
         bar.set_description("compiling" if args.compile else "writing")
         metadata = describe(detector, args, output_names(family, None if args.maps else decoder))
@@ -85,7 +84,7 @@ def describe(detector: ImageDetector, args: argparse.Namespace, outputs: Sequenc
     config, network = detector.config, detector.detector.family.network
     test = config.test
     options = configs.to_dict(config)
-    options["test"]["precision"] = args.precision
+    options["test"] |= {"precision": args.precision, "channels_last": False}
     return {
         "format": FORMAT,
         "detector": config.model.detector,
@@ -170,6 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
 
     def script() -> None:
+        set_up_logging(to_stderr=True)
         if is_exported(args.checkpoint):
             raise DataError(f"{args.checkpoint} is exported already: export its checkpoint")
         writer(args.format, args.compile)  # raises if a package or a compiler is missing
@@ -180,6 +180,8 @@ def main(argv: list[str] | None = None) -> int:
         args.precision = args.precision or detector.config.test.precision
         if args.format == "onnx" and args.precision != "float32":
             raise DataError(f"test.precision={args.precision} is for --format pt2; ONNX files hold float32")
+        if detector.config.test.channels_last:
+            warn(["test.channels_last has no effect here: the tensors of an exported network are contiguous"])
         set_up_backends(detector.config.runtime)
         export(detector, args)
 

@@ -52,7 +52,6 @@ EXPORTED: dict[str, tuple[Callable, str, list[str]]] = {
     "ONNX Runtime": (write_onnx, ".onnx", []),
     "pt2": (write_pt2, ".pt2", []),
     "AOTInductor": (write_compiled, ".pt2", []),
-    "AOTInductor, channels_last": (write_compiled, ".pt2", ["test.channels_last=true"]),
     "AOTInductor, bfloat16": (write_compiled, ".pt2", ["test.precision=bfloat16"]),
 }
 WAYS = (*EAGER, *EXPORTED)
@@ -74,7 +73,7 @@ def write(network: str, way: str, path: Path) -> None:
     decoder = family.decoder(config.test, False, highest if writer is write_onnx else best)
     dtype = getattr(torch, config.test.precision)
     with without_chatter():
-        program = trace(family, decoder, False, dtype, layout(config.test.channels_last))
+        program = trace(family, decoder, False, dtype)
         metadata = {
             "format": FORMAT,
             "outputs": output_names(family, decoder),

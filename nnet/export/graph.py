@@ -30,9 +30,9 @@ class Whole(nn.Module):
         mirror: predict for the mirror images too.
     """
 
-    def __init__(self, network: nn.Module, decoder: nn.Module | None, mirror: bool, layout: torch.memory_format):
+    def __init__(self, network: nn.Module, decoder: nn.Module | None, mirror: bool):
         super().__init__()
-        self.network, self.decoder, self.mirror, self.layout = network, decoder, mirror, layout
+        self.network, self.decoder, self.mirror = network, decoder, mirror
         for name, values in (("mean", MEAN), ("std", STD)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1))
 
@@ -40,8 +40,7 @@ class Whole(nn.Module):
         x = (images.float() / 255 - self.mean) / self.std  # as sample.colour.normalise
         if self.mirror:
             x = torch.stack([x, x.flip(3)], 1).flatten(0, 1)  # every image is followed by its mirror image
-        x = x.to(next(self.network.parameters()).dtype).contiguous(memory_format=self.layout)
-        maps = self.network(x)[-1]
+        maps = self.network(x.to(next(self.network.parameters()).dtype))[-1]
         if self.decoder is not None:
             return self.decoder(maps, images)
         return {
@@ -62,13 +61,14 @@ def output_names(family: Family, decoder: nn.Module | None) -> list[str]:
     ]
 
 
-def trace(
-    family: Family, decoder: nn.Module | None, mirror: bool, dtype: torch.dtype, layout: torch.memory_format
-) -> ExportedProgram:
-    """The graph of a family's network, with BatchNorm folded into the convolutions and parameters of type `dtype`."""
+def trace(family: Family, decoder: nn.Module | None, mirror: bool, dtype: torch.dtype) -> ExportedProgram:
+    """The graph of a family's network, with BatchNorm folded into the convolutions and parameters of type `dtype`.
+
+    Tensors are contiguous: in channels_last, PyTorch's tracer compares strides, which it cannot do for all sizes.
+    """
     network = copy.deepcopy(family.network).eval()
     fold_batch_norm(network)
-    whole = Whole(network.to(dtype, memory_format=layout), decoder, mirror, layout).eval()
+    whole = Whole(network.to(dtype, memory_format=torch.contiguous_format), decoder, mirror).eval()
     largest = LONGEST * network.stride
     dynamic = {0: Dim("batch", min=1), 2: Dim("height", min=1, max=largest), 3: Dim("width", min=1, max=largest)}
     example = torch.zeros(EXAMPLE, dtype=torch.uint8)

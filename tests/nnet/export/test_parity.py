@@ -38,7 +38,7 @@ class Traced:
 
     def __init__(self, family, precision):
         self.outputs = output_names(family, None)
-        program = trace(family, None, False, getattr(torch, precision), torch.contiguous_format)
+        program = trace(family, None, False, getattr(torch, precision))
         self.module = program.module()
 
     @torch.inference_mode()
