@@ -42,22 +42,24 @@ REWRITTEN = {  # old option and value -> what to write today
 }
 
 
-def check(values: dict[str, Any], origins: Origins, source: str) -> Config:
+def check(values: dict[str, Any], origins: Origins, source: str, root: type = Config) -> Any:
     """The Config of these values. Options that are not given take their defaults.
 
-    origins: where the values were written. source: the place that messages name for all others.
+    origins: where the values were written. source: the place that messages name for all others. root: the option class,
+    if it is another one.
 
     Raises:
         ConfigError: the values are not a Config's.
     """
-    return Checker(origins, source).section(Config, values, None, "")
+    return Checker(origins, source, root).section(root, values, None, "")
 
 
 class Checker:
     """Turns values into options, and says where and why that is impossible."""
 
-    def __init__(self, origins: Origins, source: str):
-        self.origins, self.source = origins, source
+    def __init__(self, origins: Origins, source: str, root: type):
+        """root: the option class of all values."""
+        self.origins, self.source, self.root = origins, source, root
 
     def fail(self, key: str, text: str) -> NoReturn:
         where, parent = None, key.partition("[")[0]
@@ -127,6 +129,10 @@ class Checker:
         if place and isinstance(place[0], int) and schema.get("type") == "array":
             schema = schema["prefixItems"][place[0]] if "prefixItems" in schema else schema["items"]
             item = f"{key}[{place[0]}]" if isinstance(value, list) else key
+        elif place and schema.get("type") == "object":
+            if "[key]" in place:
+                self.fail(key, f"names must be text: write '{place[0]}' in quotes")
+            item = f"{key}.{place[0]}"
         else:
             item = key
         if kind == "literal_error":
@@ -167,12 +173,15 @@ class Checker:
             tag, this = tag_of(section)
             place = f"{key.rpartition('.')[0]}.{tag}={' or '.join(having)}"
             self.fail(key, f"unknown option; it is an option of {place}, not of {this}")
-        if key in option_names(Config):  # with another kind of a section further out
+        if key in option_names(self.root):  # with another kind of a section further out
             self.fail(key, f"unknown option of this kind of section; options here are {', '.join(options(section))}")
+        free = [n for n, o in options(section).items() if not o.sections and o.schema.get("type") == "object"]
+        if isinstance(value, dict) and (near := difflib.get_close_matches(name, free, 1)):
+            self.fail(key, f"unknown option; did you mean {key.removesuffix(name)}{near[0]}?")
         while isinstance(value, dict) and value:  # trian: {lr: 1} is the unknown option trian.lr, close to train.lr
             name, value = next(iter(value.items()))
             key = f"{key}.{name}"
-        self.fail(key, f"unknown option{nearest(key, list(options(section)))}")
+        self.fail(key, f"unknown option{nearest(key, list(options(section)), self.root)}")
 
 
 def prepare(schema: dict[str, Any], value: Any) -> Any:
@@ -198,10 +207,10 @@ def rewritten(key: str, value: Any) -> str:
     return f"; write {text}" if text else ""
 
 
-def nearest(key: str, siblings: list[str]) -> str:
-    """The option(s) nearest to an unknown one, as the end of a message."""
+def nearest(key: str, siblings: list[str], root: type) -> str:
+    """The option(s) of `root` nearest to an unknown one, as the end of a message."""
     section, _, name = key.rpartition(".")
-    known = [other for other in dict.fromkeys(option_names(Config)) if not key.startswith(f"{other}.")]
+    known = [other for other in dict.fromkeys(option_names(root)) if not key.startswith(f"{other}.")]
     by_name: dict[str, list[str]] = {}
     for other in known:
         by_name.setdefault(other.rpartition(".")[2], []).append(other)

@@ -116,6 +116,7 @@ def type_words(schema: dict[str, Any], plural: bool = False) -> str:
         "number": ("a number", "numbers"),
         "boolean": ("true or false", "true or false"),
         "string": ("text", "texts"),
+        "object": ("a section", "sections"),
     }.get(schema.get("type"), ("a value of another type", "values"))
     return several if plural else one
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -81,6 +81,26 @@ def mean(values: np.ndarray) -> np.ndarray:
     return np.where(number, np.where(there, values, 0).sum(0) / np.maximum(number, 1), np.nan)
 
 
+def all_values(coco: Matches, discovery: Matches, weights: np.ndarray) -> tuple[Values, Values]:
+    """All figures, and the AP of each class by its number. Arguments as above."""
+    values, by_class = coco_values(coco, weights)
+    return values | false_discovery_values(discovery, weights), by_class
+
+
+def resample(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each image counts in each of the resamples, in parts (up to 50, images). The same for every run."""
+    generator = np.random.default_rng(seed)
+    for done in range(0, resamples, 50):
+        yield generator.multinomial(images, np.full(images, 1 / images), min(50, resamples - done))
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Percentile interval of values, NaN among which are left out; NaN where there are no others."""
+    values = values[~np.isnan(values)]
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(values) else (np.nan, np.nan)
+    return float(low), float(high)
+
+
 def paired_bootstrap(
     figures: Callable[[int, np.ndarray], Values],
     images: int,
@@ -98,20 +118,16 @@ def paired_bootstrap(
     """
     once = np.ones((1, images), np.int64)
     plain = [figures(run, once) for run in (0, 1)]
-    generator = np.random.default_rng(seed)
     changes: dict[str, list[np.ndarray]] = {name: [] for name in plain[0]}
-    for done in range(0, resamples, 50):
-        weights = generator.multinomial(images, np.full(images, 1 / images), min(50, resamples - done))
+    for weights in resample(images, resamples, seed):
         first, second = (figures(run, weights) for run in (0, 1))
         for name, own in changes.items():
             own.append(second[name] - first[name])
         progress(len(weights))
     found = {}
     for name, own in changes.items():
-        change = np.concatenate(own)
-        change = change[~np.isnan(change)]
-        low, high = np.quantile(change, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(change) else (np.nan, np.nan)
-        found[name] = Difference(float(plain[0][name][0]), float(plain[1][name][0]), float(low), float(high))
+        bounds = interval(np.concatenate(own))
+        found[name] = Difference(float(plain[0][name][0]), float(plain[1][name][0]), *bounds)
     return found
 
 
@@ -132,9 +148,7 @@ def compare_runs(
     matches = [tuple(evaluation.matches for evaluation in run) for run in (first, second)]
 
     def figures(run: int, weights: np.ndarray) -> Values:
-        coco, discovery = matches[run]
-        values, by_class = coco_values(coco, weights)
-        values |= false_discovery_values(discovery, weights)
+        values, by_class = all_values(*matches[run], weights)
         return values | {f"class {k}": value for k, value in by_class.items()}
 
     found = paired_bootstrap(figures, matches[0][0].images, resamples, seed, progress)

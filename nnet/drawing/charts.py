@@ -6,8 +6,10 @@ no display is needed and no global state changes.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -26,16 +28,19 @@ DPI = 100
 MAX_MARKED_POINTS = 30  # a line of at most this many points has a marker at each
 
 
+Line = tuple[Sequence[float], Sequence[float]]  # x, y; points that are not finite are left out
+
+
 class Panel(NamedTuple):
     """One chart: lines over common axes."""
 
-    # name -> (x, y); points that are not finite are left out
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    series: Mapping[str, Line]  # by name
     title: str = ""
     xlabel: str = ""
     ylabel: str = ""
     log_y: bool = False  # logarithmic y axis; points at or below 0 are left out
     smooth: int = 1  # points of the running mean that is drawn over the pale line of raw values; 1 = no running mean
+    behind: Mapping[str, Sequence[Line]] = MappingProxyType({})  # by name of a series: pale lines of its colour
 
 
 def plot_panels(path: str | os.PathLike[str], panels: Sequence[Panel], columns: int = 2) -> None:
@@ -73,16 +78,20 @@ def draw_panels(panels: Sequence[Panel], columns: int = 2) -> Figure:
 def _draw_panel(axes: Axes, panel: Panel) -> None:
     """Draw one chart into empty axes."""
     lines = {name: _drawable(x, y, panel.log_y) for name, (x, y) in panel.series.items()}
+    pale = {name: [_drawable(x, y, panel.log_y) for x, y in own] for name, own in panel.behind.items()}
     axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
     axes.spines[["top", "right"]].set_visible(False)
     if any(len(line) for line in lines.values()):
-        _set_scales(axes, np.concatenate(list(lines.values())), panel.log_y)
+        _set_scales(axes, np.concatenate([*lines.values(), *itertools.chain(*pale.values())]), panel.log_y)
     else:
         axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center", va="center", fontsize="x-large")
     for i, (name, line) in enumerate(lines.items()):
         mean = _running_mean(line, panel.smooth, panel.log_y)
-        _draw_line(axes, name, line, mean, LINE_COLOURS[i % len(LINE_COLOURS)])
+        colour = LINE_COLOURS[i % len(LINE_COLOURS)]
+        for own in pale.get(name, ()):
+            axes.plot(*own.T, color=colour, alpha=0.35, linewidth=1)
+        _draw_line(axes, name, line, mean, colour)
     if lines:
         axes.legend(loc="best")
 

@@ -157,6 +157,17 @@ def test_no_running_mean_of_a_single_value():
         assert not raw_lines(draw(panel))
 
 
+def test_pale_lines_behind_a_series():
+    """They have its colour, lie inside the axes, and are not in the legend."""
+    axes = draw(
+        Panel({"a": ([0, 1], [2, 2]), "b": ([0, 1], [3, 3])}, behind={"b": [([0, 1], [0, 5]), ([0, 2], [3, 7])]})
+    )
+    assert [line.tolist() for line in raw_lines(axes)] == [[[0, 0], [1, 5]], [[0, 3], [2, 7]]]
+    pale = [line for line in axes.lines if line.get_label().startswith("_")]
+    assert {line.get_color() for line in pale} == {LINE_COLOURS[1]} and lines(axes).keys() == {"a", "b"}
+    assert axes.get_xlim()[1] == 2 and axes.get_ylim()[0] < 0 and axes.get_ylim()[1] > 7
+
+
 def test_large_iterations_are_readable():
     axes = draw(Panel({"a": ([0, 60_000], [1, 2])}))
     assert tick_labels(axes.xaxis) == ["0", "10k", "20k", "30k", "40k", "50k", "60k"]
