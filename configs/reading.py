@@ -68,6 +68,8 @@ def read_file(
     if len(files) > MOST_FILES:
         raise ConfigError(f"{path}: more than {MOST_FILES} base files{via}")
     values, lines = parse_file(path, read_text(path, "base file" if chain else "config", via), via)
+    if "variants" in values:
+        raise ConfigError(f"{path} is a study, not a config: python ablate.py {path}{via}")
     bases = values.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):

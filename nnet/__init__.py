@@ -1,4 +1,5 @@
-"""Running a network, one room per subject: runtime, families, detection, export, analysis, drawing, training, report.
+"""Running a network, one room per subject: runtime, families, detection, export, analysis, drawing, training, report,
+studies.
 
 Each room imports only from those before it in this list.
 """

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import configs
+from db import AnnotationIndex, evaluate, false_discovery
 from models.hourglass import HourglassOptions
 from models.losses import LossOptions
 from nnet.families import FAMILIES, Family, ModelOptions, build_family
@@ -105,6 +106,40 @@ def save_detector(path: Path, config: configs.Config, categories: list[list], se
     draw_weights(family.network)
     state = {"model": family.network.state_dict(), "config": configs.to_dict(config), "categories": categories}
     checkpoint.save(path, state)
+
+
+def make_results(index: AnnotationIndex, seed: int) -> list[dict]:
+    """Detections in COCO's format near most objects, some of another class or elsewhere."""
+    r = np.random.default_rng(seed)
+    results = []
+    for i in range(len(index)):
+        for box, label in zip(*index.objects(i)[:2], strict=True):
+            for spread in (0.02, 0.2):
+                x1, y1, x2, y2 = box + r.normal(0, spread, 4) * (box[2] - box[0])
+                category = index.category_ids[label if r.random() < 0.7 else (label + 1) % index.num_classes]
+                results.append(make_result(index, i, category, [x1, y1, max(x2 - x1, 1), max(y2 - y1, 1)], r.random()))
+        results.append(make_result(index, i, index.category_ids[0], [0, 0, 9, 9], r.random()))
+    return results
+
+
+def make_result(index: AnnotationIndex, i: int, category: int, box: Sequence[float], score: float) -> dict:
+    """A detection in COCO's format."""
+    image = int(index.image_ids[i])
+    return {"image_id": image, "category_id": category, "bbox": list(map(float, box)), "score": float(score)}
+
+
+def write_run(
+    folder: Path, config: configs.Config, checkpoint: Path, index: AnnotationIndex, results: list[dict], **more: Any
+) -> Path:
+    """Write a finished run, as test.py leaves it. more: further content of metrics.json."""
+    folder.mkdir(parents=True)
+    evaluation = evaluate(index, results)
+    metrics = evaluation | false_discovery(index, results) | {"AP_per_class": evaluation.per_class}
+    metrics |= {"config": configs.to_dict(config), "split": "val", "checkpoint": str(checkpoint), "iteration": 4}
+    metrics |= {"images": len(index), "detections": len(results), "truth": [], "seconds_per_image": 0.25}
+    (folder / "metrics.json").write_text(json.dumps(metrics | more))
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
 
 
 def draw_weights(network: nn.Module) -> None:

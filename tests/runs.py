@@ -2,7 +2,7 @@
 
 python -m tests.runs FAULT train.py ARGUMENT ...
 
-runs train.py or test.py as a process of its own, disturbed by one of FAULTS.
+runs train.py, test.py or ablate.py as a process of its own, disturbed by one of FAULTS.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+import ablate as ablate_script
 import nnet.training.folder
 import nnet.training.validation
 import test as test_script
 import train as train_script
 from nnet.detection.detector import Detector
 from nnet.runtime.checkpoint import ReportingFile
+from nnet.studies import running, tables
+from nnet.studies.running import Runner
 from nnet.training.trainer import Trainer
 from tests.processes import read_rows
 
@@ -102,7 +105,7 @@ SLOW_SAVE = 10  # seconds of `slow_save`
 
 
 def disturbed(fault: Callable[[], None], program: str) -> list[str]:
-    """Arguments of Python that run train.py or test.py with a fault."""
+    """Arguments of Python that run a program with a fault."""
     return ["-m", "tests.runs", fault.__name__, program]
 
 
@@ -144,8 +147,68 @@ def death_while_detecting() -> None:
         Detector.run_network = die
 
 
-FAULTS = (hang_in_validation_loss, hang_in_evaluation, slow_save, death_while_detecting)
-PROGRAMS = {"train.py": train_script, "test.py": test_script}
+def killed_in_training() -> None:
+    """ablate.py and its programs are killed when a training has logged its fifth row."""
+    kill_after_step(lambda run: len(run.commands) == 1 and len(read_rows(run.pair.folder)) >= 5)
+
+
+def killed_in_testing() -> None:
+    """They are killed when a test has printed something."""
+    size = len("$ python test.py")
+
+    def testing(run: running.Run) -> bool:
+        return not run.commands and b"%|" in run.path.read_bytes()[run.start_of_log + size :]
+
+    kill_after_step(testing)
+
+
+def kill_after_step(due: Callable[[running.Run], bool]) -> None:
+    step = Runner.step
+
+    def step_and_die(self: Runner) -> None:
+        step(self)
+        if any(due(run) for run in self.active):
+            for run in self.active:  # each is a process group, with its workers
+                os.killpg(run.process.pid, signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Runner.step, running.POLL = step_and_die, 0.01
+
+
+def killed_before_test() -> None:
+    """ablate.py is killed where a training has ended, and its test has not begun."""
+    kill_before(lambda command: command[0] == "test.py")
+
+
+def killed_between_runs() -> None:
+    """It is killed where the first pair has ended, and the second has not begun."""
+    second = {"train.py", "model.corner_pooling=false", "seed=1"}
+    kill_before(lambda command: second <= set(command))
+
+
+def kill_before(due: Callable[[list[str]], bool]) -> None:
+    start = running.start
+
+    def start_or_die(slot: running.Slot, command: list[str], log: Any) -> Any:
+        if due(command):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return start(slot, command, log)
+
+    running.start = start_or_die
+
+
+def killed_in_table() -> None:
+    """It is killed between the files of the table."""
+
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    tables.plot_panels = die
+
+
+KILLS = (killed_in_training, killed_before_test, killed_in_testing, killed_between_runs, killed_in_table)
+FAULTS = (hang_in_validation_loss, hang_in_evaluation, slow_save, death_while_detecting, *KILLS)
+PROGRAMS = {"train.py": train_script, "test.py": test_script, "ablate.py": ablate_script}
 
 if __name__ == "__main__":
     _, name, program, *arguments = sys.argv

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import ablate as ablate_script
 import test as test_script
 import train as train_script
 from configs import Config, load, to_dict
@@ -52,7 +53,7 @@ def test_defaults_of_the_schema_are_those_of_the_parts():
     assert [parameters[name].default for name in ("head", "bn_init")] == [config.model.head, config.model.bn_init]
 
 
-@pytest.mark.parametrize("script", [train_script, test_script], ids=lambda script: script.__name__)
+@pytest.mark.parametrize("script", [train_script, test_script, ablate_script], ids=lambda script: script.__name__)
 def test_functions_of_the_scripts_fit_on_a_screen(script):
     functions = [n for n in ast.walk(ast.parse(inspect.getsource(script))) if isinstance(n, ast.FunctionDef)]
     assert {script.__name__, "parse", "main"} <= {function.name for function in functions}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("runtime", "families", "detection", "export", "analysis", "drawing", "training", "report")
+ROOMS = ("runtime", "families", "detection", "export", "analysis", "drawing", "training", "report", "studies")
 # What each folder may import of the repository, besides itself
 ALLOWED = {
     "external": set(),

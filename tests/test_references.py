@@ -88,6 +88,12 @@ configs/hourglass_anchors.yaml | CornerNet | Table 4
 configs/published/centernet.yaml | CenterNet | Section 4.4, Section 4.5, Table 1, Table 2, Table 3, Table 4, Table 5
 configs/published/cornernet.yaml | CornerNet | Section 4.2, Table 1, Table 2, Table 3, Table 4
 configs/published/cornernet.yaml | CornerNet | Table 5, Table 6, Table 7
+configs/studies/centernet_baselines.yaml | CenterNet | Table 1, Table 2, Table 3
+configs/studies/centernet_parts.yaml | CenterNet | Table 4
+configs/studies/cornernet_backbone.yaml | CornerNet | Table 4
+configs/studies/cornernet_penalty.yaml | CornerNet | Table 2
+configs/studies/cornernet_pooling.yaml | CornerNet | Table 1, Table 3
+configs/studies/cornernet_statements.yaml | CornerNet | Section 3.5, Section 4.1
 db/evaluation.py | CenterNet | Section 3.1, Table 1, Table 3
 docs/ablations.md | CornerNet | Table 1, Table 2
 docs/ablations.md | CenterNet | Section 4.4, Table 3, Table 4, Table 5
@@ -102,6 +108,8 @@ docs/published.md | CornerNet | Section 3.5, Section 4.1, Section 4.2, Figure 5,
 docs/published.md | CornerNet | Figure 10, Figure 11
 docs/published.md | CornerNet | Table 1, Table 2, Table 3, Table 4, Table 5, Table 6, Table 7
 docs/published.md | CenterNet | Section 3.2, Section 4.4, Table 1, Table 2, Table 3, Table 4, Table 5
+docs/studies.md | CornerNet | Table 1, Table 2, Table 4
+docs/studies.md | CenterNet | Table 1, Table 3, Table 4
 external/corner_pool/__init__.py | CornerNet | Section 3.4, Equation 6, Equation 7
 external/corner_pool/__init__.py | CenterNet | Section 3.3
 external/focal_loss/__init__.py | CornerNet | Section 3.2, Equation 1

@@ -5,17 +5,16 @@ import re
 from dataclasses import replace
 
 import cv2
-import numpy as np
 import pytest
 
 import configs
 import test as test_script
-from db import evaluate, load_split
+from db import load_split
 from nnet.report import __main__ as report
 from nnet.report import compare
 from nnet.report.gallery import count_errors, write_pictures
 from nnet.report.runs import load_run
-from tests.builders import save_detector
+from tests.builders import make_results, save_detector, write_run
 from tests.nnet.report.browser import started_browser
 
 TINY = "test: {embedding_distance: 9}\n"
@@ -37,39 +36,12 @@ def saved(config, index, tmp_path_factory):
     return folder / "last.pt"
 
 
-def make_results(index, seed):
-    """Detections near most objects, some of another class or elsewhere."""
-    r = np.random.default_rng(seed)
-    results = []
-    for i in range(len(index)):
-        for box, label in zip(*index.objects(i)[:2], strict=True):
-            for spread in (0.02, 0.2):
-                x1, y1, x2, y2 = box + r.normal(0, spread, 4) * (box[2] - box[0])
-                category = index.category_ids[label if r.random() < 0.7 else (label + 1) % index.num_classes]
-                results.append(entry(index, i, category, [x1, y1, max(x2 - x1, 1), max(y2 - y1, 1)], r.random()))
-        results.append(entry(index, i, index.category_ids[0], [0, 0, 9, 9], r.random()))
-    return results
-
-
-def entry(index, i, category, box, score):
-    image = int(index.image_ids[i])
-    return {"image_id": image, "category_id": category, "bbox": list(map(float, box)), "score": float(score)}
-
-
-def write_run(folder, config, saved, index, results):
-    """A finished run, as test.py leaves it."""
-    folder.mkdir(parents=True)
-    metrics = evaluate(index, results) | {"config": configs.to_dict(configs.load(config)), "split": "val"}
-    (folder / "metrics.json").write_text(json.dumps(metrics | {"checkpoint": str(saved), "iteration": 4}))
-    (folder / "results.json").write_text(json.dumps(results))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def runs(config, saved, index, tmp_path_factory):
     """Two finished runs. The first has the folder of a run of the CornerNet paper."""
     folders = [tmp_path_factory.mktemp("runs") / name for name in ("cornernet_hg104/val", "other/val")]
-    return [write_run(path, config, saved, index, make_results(index, n)) for n, path in enumerate(folders)]
+    own = configs.load(config)
+    return [write_run(path, own, saved, index, make_results(index, n)) for n, path in enumerate(folders)]
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +198,7 @@ def test_bad_input(runs, config, saved, index, tmp_path, capsys):
     assert "no metrics.json there: name a folder" in refused(capsys, report.main, tmp_path / "none")
     assert f"did you mean {first}?" in refused(capsys, compare.main, first.parent, second)
     assert "name two different runs" in refused(capsys, compare.main, first, first)
-    broken = write_run(tmp_path / "broken", config, saved, index, [])
+    broken = write_run(tmp_path / "broken", configs.load(config), saved, index, [])
     (broken / "results.json").write_text("[{")
     assert f"{broken / 'results.json'}: not valid JSON" in refused(capsys, report.main, broken)
     (broken / "results.json").write_text('[{"image_id": 1}]')
@@ -245,7 +217,7 @@ def test_bad_input(runs, config, saved, index, tmp_path, capsys):
 
 def test_runs_on_other_data_are_not_compared(runs, config, saved, index, tmp_path, capsys):
     part = index.take([0, 1])
-    other = write_run(tmp_path / "part", config, saved, part, make_results(part, 0))
+    other = write_run(tmp_path / "part", configs.load(config), saved, part, make_results(part, 0))
     metrics = json.loads((other / "metrics.json").read_text())
     metrics["config"]["data"]["val"]["limit"] = 2
     (other / "metrics.json").write_text(json.dumps(metrics))
@@ -253,7 +225,7 @@ def test_runs_on_other_data_are_not_compared(runs, config, saved, index, tmp_pat
 
 
 def test_without_the_checkpoint_there_are_no_heatmaps(config, index, tmp_path, capsys):
-    folder = write_run(tmp_path / "run", config, tmp_path / "gone.pt", index, make_results(index, 0))
+    folder = write_run(tmp_path / "run", configs.load(config), tmp_path / "gone.pt", index, make_results(index, 0))
     (tmp_path / "page").mkdir()
     assert report.main([str(folder), "--output", str(tmp_path / "page")]) == 0
     assert f"no heatmaps: there is no {tmp_path / 'gone.pt'} any more" in capsys.readouterr().out
