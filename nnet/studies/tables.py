@@ -28,8 +28,9 @@ Differences to {{first}} in percentage points: means over the seeds, paired by s
 interval over test images and seeds, that is, with other images of the same kind and {{seeds}} other seeds. A star:
 0 is outside.""",
     "images": f"""\
-The same differences with the {LEVEL:.0%} interval over test images alone: the same networks with other test images
-({RESAMPLES:,} resamples of the images, the same ones for all runs). It says nothing about other seeds.""",
+Differences to {{first}} in percentage points, paired by seed, with the {LEVEL:.0%} interval over test images alone: the
+same networks with other test images ({RESAMPLES:,} resamples of the images, the same ones for all runs). It says nothing
+about other seeds.""",
 }
 
 
