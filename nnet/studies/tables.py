@@ -29,8 +29,8 @@ interval over test images and seeds, that is, with other images of the same kind
 0 is outside.""",
     "images": f"""\
 Differences to {{first}} in percentage points, paired by seed, with the {LEVEL:.0%} interval over test images alone: the
-same networks with other test images ({RESAMPLES:,} resamples of the images, the same ones for all runs). It says nothing
-about other seeds.""",
+same networks with other test images ({RESAMPLES:,} resamples of the images, the same ones for all runs). It says
+nothing about other seeds.""",
 }
 
 
@@ -60,7 +60,8 @@ def markdown(results: Results, command: str, curves: bool) -> str:
     study = results.study
     missing = [pair.name for pair in results.pairs if pair not in results.finished]
     split = f"{results.images:,} images of data.{study.options.test.split}"
-    parts = [f"# {study.path.stem}", f"`{command}`: {len(results.finished)} runs, tested on {split}."]
+    count = len(results.finished)
+    parts = [f"# {study.path.stem}", f"`{command}`: {count} run{'s' * (count > 1)}, tested on {split}."]
     parts += [f"Not finished: {'; '.join(missing)}."] if missing else []
     parts += ["Mean over the seeds in percent ± standard deviation (n - 1).", spreads(results)]
     others = [variant.name for variant in study.variants[1:]]
@@ -125,8 +126,8 @@ def star(bounds: Interval) -> str:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Cells as GitHub Markdown; the first row is the heading."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows = [rows[0], ["-" * max(width, 3) for width in widths], *rows[1:]]
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    rows = [rows[0], ["-" * width for width in widths], *rows[1:]]
     lines = (" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(f"| {line.rstrip()} |" for line in lines)
 
