@@ -5,6 +5,9 @@ shape's edges, as in real images: corner pooling is made for this case. Most ima
 which the embeddings have to tell apart. Objects overlap a little, have all three of COCO's sizes, and lie on textured
 backgrounds.
 
+A second set is drawn with `--wide`: larger images, and objects from 8 to 400 pixels. With `--crowded SHARE`, this share
+of the images has rows of touching objects of one class and one colour.
+
     folder/train/*.jpg  folder/val/*.jpg  folder/annotations/instances_{train,val}.json  folder/toy.json
 """
 
@@ -15,6 +18,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,20 +29,45 @@ from tqdm import tqdm
 from .errors import DataError
 from .files import partial_of
 
+
+class Look(NamedTuple):
+    """What kind of images are drawn.
+
+    sizes: ranges of the square root of the box area in pixels, each with its share of the objects: COCO's small (below
+    32), medium, and large (above 96). largest_share: largest size as a share of the image's shorter side.
+    shortest: shortest side of an image as a share of the longest. size: longest side of an image by default, in pixels.
+    """
+
+    sizes: tuple[tuple[float, float, float], ...]
+    most_objects: int
+    largest_share: float
+    shortest: float
+    size: int
+
+
 CLASSES = ("ring", "cross", "star", "ellipse", "crescent", "arrow")
 SMALLEST_IMAGE = 64
 MOST_OBJECTS = 6
-# Range of the square root of the box area in pixels, and its share of the objects: COCO's small (below 32), medium,
-# and large (above 96).
-SIZES = ((17, 30, 0.3), (34, 92, 0.5), (98, 150, 0.2))
-LARGEST_SHARE = 0.75  # of the image's shorter side
+TOY = Look(((17, 30, 0.3), (34, 92, 0.5), (98, 150, 0.2)), MOST_OBJECTS, largest_share=0.75, shortest=0.75, size=191)
+WIDE = Look(((8, 32, 0.35), (32, 96, 0.35), (96, 400, 0.3)), most_objects=10, largest_share=0.8, shortest=1, size=511)
+CROWD_SIDES = (12, 64)  # range of the square root of the box area of the objects of a crowd, in pixels
+CROWD_ROWS, CROWD_COLUMNS = (1, 3), (3, 6)  # fewest and most
 MOST_COVERED = 0.3  # largest share of an object's pixels that later objects may hide
 MOST_OVERLAP = 0.5  # IoU of two boxes; above it, soft-NMS by itself would lose one of the objects
 SUPERSAMPLING = 4
 
 
-def draw_toy(folder: str | os.PathLike, seed: int = 0, images: int = 1000, size: int = 191) -> bool:
-    """Draw `images` images (80% train, 20% val) of height and width in [3/4 size, size] into the folder.
+def draw_toy(
+    folder: str | os.PathLike,
+    seed: int = 0,
+    images: int = 1000,
+    size: int = TOY.size,
+    look: Look = TOY,
+    crowded: float = 0.0,
+) -> bool:
+    """Draw `images` images (80% train, 20% val) of height and width in [look.shortest * size, size] into the folder.
+
+    crowded: share of the images that have a crowd.
 
     The same arguments give the same bytes. Every image has its own random numbers. Boxes are the tight bounds of the
     whole shape, including the part that another object hides. `area` is the area of the box, so that COCO's small,
@@ -51,13 +80,21 @@ def draw_toy(folder: str | os.PathLike, seed: int = 0, images: int = 1000, size:
     """
     folder = Path(folder)
     recipe = {"toy": 2, "seed": seed, "images": images, "size": size}
+    recipe |= {"wide": True} if look == WIDE else {}
+    recipe |= {"crowded": crowded} if crowded else {}
     if images < 5 or size < SMALLEST_IMAGE or seed < 0:
         raise DataError(
             f"toy data of {images} images of {size} pixels, seed {seed}: there must be at least 5 images of at least "
             f"{SMALLEST_IMAGE} pixels, and the seed must not be negative."
         )
+    if not 0 <= crowded <= 1:
+        raise DataError(f"toy data with a share of {crowded:g} crowded images: it must be from 0 to 1.")
     if _holds(folder, recipe):
         return False
+
+    def draw(rng: np.random.Generator) -> tuple[np.ndarray, list[dict]]:
+        return draw_image(rng, size, look, crowded)
+
     # Drawn beside the folder and renamed at the end: an interrupted run leaves nothing that looks complete.
     partial = partial_of(folder)
     try:
@@ -66,7 +103,7 @@ def draw_toy(folder: str | os.PathLike, seed: int = 0, images: int = 1000, size:
         (partial / "annotations").mkdir(parents=True)
         with tqdm(total=images, desc=f"drawing {folder}", unit="image", disable=None) as progress:
             for split, ids in (("train", range(1, train + 1)), ("val", range(train + 1, images + 1))):
-                first_box += _draw_split(partial, split, ids, first_box, seed, size, progress)
+                first_box += _draw_split(partial, split, ids, first_box, seed, draw, progress)
         (partial / "toy.json").write_text(json.dumps(recipe) + "\n")
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -91,12 +128,12 @@ def _holds(folder: Path, recipe: dict) -> bool:
     raise DataError(f"{folder}: holds {what}. Remove it, or choose another folder with --output.")
 
 
-def _draw_split(folder: Path, split: str, ids: range, first_box: int, seed: int, size: int, progress: tqdm) -> int:
-    """Draw one split and write its annotation file; returns the number of boxes."""
+def _draw_split(folder: Path, split: str, ids: range, first_box: int, seed: int, draw: Callable, progress: tqdm) -> int:
+    """Draw one split and write its annotation file; returns the number of boxes. draw: `draw_image` of a generator."""
     (folder / split).mkdir()
     images, annotations = [], []
     for image_id in ids:
-        picture, objects = draw_image(np.random.default_rng([seed, image_id]), size)
+        picture, objects = draw(np.random.default_rng([seed, image_id]))
         name = f"{image_id:06d}.jpg"
         cv2.imwrite(str(folder / split / name), picture, [cv2.IMWRITE_JPEG_QUALITY, 95])
         images.append({"id": image_id, "file_name": name, "height": picture.shape[0], "width": picture.shape[1]})
@@ -118,37 +155,74 @@ class Shape(NamedTuple):
     box: tuple  # x1, y1, x2, y2: tight bounds of the mask
 
 
-def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[dict]]:
-    """One BGR uint8 image (height, width, 3) and its objects as the fields of COCO annotations."""
-    height, width = rng.integers(size * 3 // 4, size + 1, 2)
+def draw_image(
+    rng: np.random.Generator, size: int, look: Look = TOY, crowded: float = 0.0
+) -> tuple[np.ndarray, list[dict]]:
+    """One BGR uint8 image (height, width, 3) and its objects as the fields of COCO annotations.
+
+    crowded: probability of a crowd.
+    """
+    height, width = rng.integers(int(size * look.shortest), size + 1, 2)
     image = _background(rng, height, width)
     objects: list[dict] = []
     shapes: list[Shape] = []
     visible: list[np.ndarray] = []  # for each shape the pixels that no later shape hides
-    for kind, side in _draw_kinds(rng, min(height, width)):
-        shape = _draw_shape(rng, kind, side, height, width, shapes, visible)
-        if shape is None:
-            continue
+
+    def add(kind: int, shape: Shape, colour: np.ndarray) -> None:
+        nonlocal visible
         shapes.append(shape)
         visible = [v & ~shape.mask for v in visible] + [shape.mask]
-        image = _paint(rng, image, shape.alpha, shape.mask)
-        x1, y1, x2, y2 = shape.box
-        objects.append(
-            {
-                "category_id": int(kind) + 1,
-                "bbox": [float(v) for v in (x1, y1, x2 - x1, y2 - y1)],
-                "area": float((x2 - x1) * (y2 - y1)),
-                "segmentation": [[round(float(v), 2) for v in shape.polygon.ravel()]],
-            }
-        )
+        _paint(rng, image, shape, colour)
+        objects.append(_annotation(kind, shape))
+
+    if crowded and rng.random() < crowded:
+        kind, crowd = _draw_crowd(rng, height, width)
+        colour = _contrasting_colour(rng, image, np.logical_or.reduce([shape.mask for shape in crowd]))
+        for shape in crowd:
+            add(kind, shape, colour)
+    for kind, side in _draw_kinds(rng, min(height, width), look):
+        shape = _draw_shape(rng, kind, side, height, width, shapes, visible)
+        if shape is not None:
+            add(kind, shape, _contrasting_colour(rng, image, shape.mask))
     return image.round().clip(0, 255).astype(np.uint8), objects
 
 
-def _draw_kinds(rng: np.random.Generator, shorter: int) -> list[tuple[int, float]]:
+def _annotation(kind: int, shape: Shape) -> dict:
+    """Fields of the COCO annotation of an object."""
+    x1, y1, x2, y2 = shape.box
+    return {
+        "category_id": int(kind) + 1,
+        "bbox": [float(v) for v in (x1, y1, x2 - x1, y2 - y1)],
+        "area": float((x2 - x1) * (y2 - y1)),
+        "segmentation": [[round(float(v), 2) for v in shape.polygon.ravel()]],
+    }
+
+
+def _draw_crowd(rng: np.random.Generator, height: int, width: int) -> tuple[int, list[Shape]]:
+    """A class, and touching objects of it in rows: they have about one size, and hide little of each other."""
+    kind = int(rng.integers(len(CLASSES)))
+    side = np.exp(rng.uniform(*np.log(CROWD_SIDES)))
+    rows, columns = (rng.integers(least, most + 1) for least, most in (CROWD_ROWS, CROWD_COLUMNS))
+    polygons, bottom = [], 0.0
+    for _ in range(rows):
+        row, right = [], 0.0
+        for _ in range(columns):
+            gap = side * rng.uniform(-0.05, 0.05)
+            row.append(_outline(rng, CLASSES[kind], side * rng.uniform(0.9, 1.1)) + (max(0, right + gap), bottom))
+            right = row[-1][:, 0].max()
+        polygons += row
+        bottom = max(polygon[:, 1].max() for polygon in row)
+    extent = np.concatenate(polygons).max(axis=0)
+    shrunk = min(1.0, *(np.array([width - 2, height - 2]) / extent))
+    place = rng.uniform((1, 1), np.maximum((width, height) - extent * shrunk - 1, 1))
+    return kind, [_shape_of(polygon * shrunk + place, height, width) for polygon in polygons]
+
+
+def _draw_kinds(rng: np.random.Generator, shorter: int, look: Look) -> list[tuple[int, float]]:
     """Class and nominal size of each object of an image whose shorter side is given, in the order of painting."""
-    count = rng.integers(1, MOST_OBJECTS + 1)
+    count = rng.integers(1, look.most_objects + 1)
     # Large objects first: an object that lies on another is the smaller one, so that none disappears.
-    sides = sorted((_nominal_size(rng, shorter) for _ in range(count)), reverse=True)
+    sides = sorted((_nominal_size(rng, shorter, look) for _ in range(count)), reverse=True)
     kinds = [int(rng.integers(len(CLASSES)))]
     while len(kinds) < len(sides):  # every second object is of a class that the image already has
         kinds.append(int(rng.choice(kinds) if rng.random() < 0.5 else rng.integers(len(CLASSES))))
@@ -171,16 +245,22 @@ def _draw_shape(
         if (extent > (width - 2, height - 2)).any():
             continue
         polygon += rng.uniform((1, 1), np.maximum((width, height) - extent - 1, 1))
-        alpha = _rasterise(polygon, height, width)
-        mask = alpha >= 0.5
-        columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-        box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        shape = _shape_of(polygon, height, width)
         if all(
-            _iou(box, other.box) <= MOST_OVERLAP and (v & ~mask).sum() >= (1 - MOST_COVERED) * other.mask.sum()
+            _iou(shape.box, other.box) <= MOST_OVERLAP
+            and (v & ~shape.mask).sum() >= (1 - MOST_COVERED) * other.mask.sum()
             for other, v in zip(others, visible, strict=True)
         ):
-            return Shape(polygon, alpha, mask, box)
+            return shape
     return None
+
+
+def _shape_of(polygon: np.ndarray, height: int, width: int) -> Shape:
+    """The object with this outline in an image of this size."""
+    alpha = _rasterise(polygon, height, width)
+    mask = alpha >= 0.5
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return Shape(polygon, alpha, mask, (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
 
 
 def _iou(a: tuple, b: tuple) -> float:
@@ -189,12 +269,12 @@ def _iou(a: tuple, b: tuple) -> float:
     return inner / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inner)
 
 
-def _nominal_size(rng: np.random.Generator, shorter: int) -> float:
+def _nominal_size(rng: np.random.Generator, shorter: int, look: Look) -> float:
     """Square root of the area of an object's box, in pixels."""
-    low, high, _ = SIZES[rng.choice(len(SIZES), p=[share for *_, share in SIZES])]
-    largest = LARGEST_SHARE * shorter
+    low, high, _ = look.sizes[rng.choice(len(look.sizes), p=[share for *_, share in look.sizes])]
+    largest = look.largest_share * shorter
     if low >= largest:  # the image is too small for this size
-        low = SIZES[0][0]
+        low = look.sizes[0][0]
     return float(np.exp(rng.uniform(np.log(low), np.log(min(high, largest)))))
 
 
@@ -253,16 +333,23 @@ def _rasterise(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
     return alpha
 
 
-def _paint(rng: np.random.Generator, image: np.ndarray, alpha: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The image with the object painted on it, in a lightly shaded colour unlike the pixels under and around it."""
+def _contrasting_colour(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A colour (3,) unlike the pixels of the image under and around a mask."""
     under = image[cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0]
     for _ in range(100):
         colour = rng.uniform(20, 235, 3)
         if np.percentile(np.linalg.norm(under - colour, axis=1), 5) > 70:
             break
-    height, width = mask.shape
+    return colour
+
+
+def _paint(rng: np.random.Generator, image: np.ndarray, shape: Shape, colour: np.ndarray) -> None:
+    """Paint the object on the image, lightly shaded."""
+    height, width = shape.mask.shape
     shade = 1 + _ramp(rng, height, width, 0.2) + rng.normal(0, 0.02, (height, width))
-    return image + alpha[..., None] * (colour * shade[..., None] - image)
+    (left, top), (right, bottom) = np.floor(shape.polygon.min(axis=0)), np.ceil(shape.polygon.max(axis=0))
+    part = slice(int(top), int(bottom)), slice(int(left), int(right))  # beyond it, alpha is 0
+    image[part] += shape.alpha[part][..., None] * (colour * shade[part][..., None] - image[part])
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -294,10 +381,22 @@ def main() -> int:
     parser.add_argument("--output", default="data/toy", help="folder to draw into (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=1000, help="of which 80%% for training (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=191, help="longest side in pixels (default: %(default)s)")
+    parser.add_argument("--wide", action="store_true", help="objects from 8 to 400 pixels, up to 10 in an image")
+    parser.add_argument(
+        "--size", type=int, help=f"longest side in pixels (default: {TOY.size}, with --wide {WIDE.size})"
+    )
+    parser.add_argument(
+        "--crowded",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the images with rows of touching objects of one class (default: %(default)g)",
+    )
     args = parser.parse_args()
+    look = WIDE if args.wide else TOY
     try:
-        drawn = draw_toy(args.output, args.seed, args.images, args.size)
+        size = look.size if args.size is None else args.size
+        drawn = draw_toy(args.output, args.seed, args.images, size, look, args.crowded)
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,6 +11,10 @@ import pytest
 from db import DataError, load_index, toy
 
 IMAGES = 120
+BOXES = [
+    [[59.0, 47.0, 108.0, 110.0], [68.0, 78.0, 57.0, 58.0], [150.0, 54.0, 21.0, 20.0]],
+    [[31.0, 71.0, 82.0, 58.0], [14.0, 2.0, 28.0, 25.0]],
+]
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +121,39 @@ def test_folder_in_use(folder, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         toy.draw_toy(tmp_path / "new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "photos"]
+
+
+def test_the_data_stays_as_it_is():
+    """The boxes of the first images of `make demo`, as the first version of the data has them."""
+    boxes = [[item["bbox"] for item in toy.draw_image(np.random.default_rng([0, i]), 191)[1]] for i in (1, 2)]
+    assert boxes == BOXES
+
+
+def test_the_wide_set(tmp_path):
+    for name in ("one", "other"):
+        toy.draw_toy(tmp_path / name, seed=1, images=30, size=511, look=toy.WIDE, crowded=0.5)
+    assert digest(tmp_path / "one") == digest(tmp_path / "other")
+    index = index_of(tmp_path / "one", "train")
+    sides = np.sqrt((index.boxes[:, 2:] - index.boxes[:, :2]).prod(axis=1))
+    assert (index.sizes == 511).all() and sides.min() < 12 and 250 < sides.max() <= 400
+    touching = [touching_neighbours(*index.annotations(i)) for i in range(len(index))]
+    assert 6 <= sum(count >= 3 for count in touching) <= 18  # of 24 images
+    assert not toy.draw_toy(tmp_path / "one", seed=1, images=30, size=511, look=toy.WIDE, crowded=0.5)
+    for arguments in ({"look": toy.WIDE}, {"look": toy.WIDE, "crowded": 0.4}, {"crowded": 0.5}):
+        with pytest.raises(DataError, match="holds toy data drawn with other settings"):
+            toy.draw_toy(tmp_path / "one", seed=1, images=30, size=511, **arguments)
+    with pytest.raises(DataError, match="share of 1.5 crowded images"):
+        toy.draw_toy(tmp_path / "new", crowded=1.5)
+
+
+def touching_neighbours(boxes, labels):
+    """How many objects have a neighbour of their class to the right, at most a tenth of their width away."""
+    count = 0
+    for box, label in zip(boxes, labels, strict=True):
+        near = np.abs(boxes[:, 0] - box[2]) <= 0.1 * (box[2] - box[0]) + 1
+        level = np.minimum(boxes[:, 3], box[3]) - np.maximum(boxes[:, 1], box[1]) > 0.5 * (box[3] - box[1])
+        count += (near & level & (labels == label)).any()
+    return count
 
 
 def test_small_images(tmp_path):
