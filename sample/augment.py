@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
+import cv2
 import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
@@ -133,6 +134,54 @@ class Fit(Augmentation):
         return sample._replace(image=image, boxes=boxes, labels=labels)
 
 
+class Fitted(NamedTuple):
+    """Size and place of a whole image on the input."""
+
+    scale: float  # relative to the size at which the image just fits
+    x: float  # share of the free columns, or of those outside the input, that are to the left of the input: 0..1
+    y: float  # the same for the rows above it
+
+
+@dataclass(frozen=True)
+class RandomFit(Augmentation):
+    """The whole image, resized to a random size and put at a random place of the input, whose edge may cut it."""
+
+    input_size: Size
+    scales: tuple[float, float]
+
+    def draw(self, sample: Sample, rng: np.random.Generator) -> Fitted:
+        return Fitted(float(np.exp(rng.uniform(*np.log(self.scales)))), *rng.random(2).tolist())
+
+    def apply(self, sample: Sample, drawn: Fitted) -> Sample:
+        (height, width), (rows, columns) = sample.image.shape[:2], self.input_size
+        ratio = drawn.scale * min(rows / height, columns / width)
+        resized = cv2.resize(sample.image, (max(1, round(width * ratio)), max(1, round(height * ratio))))
+        left, top = round((columns - resized.shape[1]) * drawn.x), round((rows - resized.shape[0]) * drawn.y)
+        image, shift = place(resized, columns // 2 - left, rows // 2 - top, self.input_size)
+        boxes = sample.boxes * np.tile([resized.shape[1] / width, resized.shape[0] / height], 2) + np.tile(shift, 2)
+        boxes, labels = clip_boxes(boxes, sample.labels, self.input_size)
+        return sample._replace(image=image, boxes=boxes, labels=labels)
+
+
+@dataclass(frozen=True)
+class Turn(Augmentation):
+    """One of the eight turns and flips of a square. Boxes are turned exactly: x -> width - x, unlike in Mirror."""
+
+    def draw(self, sample: Sample, rng: np.random.Generator) -> tuple[bool, ...]:
+        """Whether rows and columns are exchanged; then, whether left and right, and top and bottom are."""
+        return tuple((rng.random(3) < 0.5).tolist())
+
+    def apply(self, sample: Sample, drawn: tuple[bool, ...]) -> Sample:
+        image, boxes = sample.image, sample.boxes.copy()
+        exchanged, *flipped = drawn
+        if exchanged:
+            image, boxes = image.transpose(1, 0, 2), boxes[:, [1, 0, 3, 2]]
+        for axis in (axis for axis in (0, 1) if flipped[axis]):  # x, y
+            image = np.flip(image, 1 - axis)
+            boxes[:, [axis, axis + 2]] = image.shape[1 - axis] - boxes[:, [axis + 2, axis]]
+        return sample._replace(image=np.ascontiguousarray(image), boxes=boxes)
+
+
 @dataclass(frozen=True)
 class Mirror(Augmentation):
     """A left-right flip with some probability."""
@@ -173,6 +222,12 @@ class AugmentOptions:
 
     crop: bool = True
     """Random square crop. false: the whole image, padded to the input's proportions and resized."""
+    fit_scales: tuple[Scale, Scale] | None = None
+    """Without crop: [least, most] size of the whole image relative to that at which it just fits the input, drawn
+    log-uniformly. Its place is random as well, and the input may cut off a part. null: it fits, in the middle."""
+    turns: bool = False
+    """One of the eight turns and flips of a square, before everything else: for images without an upright direction,
+    such as those of microscopes. `mirror` can then be 0."""
     zoom: ZoomOptions | None = None
     """Crops in which one of the objects has a random size (CornerNet-Saccade), in place of crops of `scales` and
     `border`. Objects that are small, or half outside, are ignored. null: crops of `scales` and `border`."""
@@ -195,11 +250,14 @@ class AugmentOptions:
     def unused(self) -> dict[str, str]:
         """Options without effect beside these others, with the reason."""
         reason = "augment.crop is false" if not self.crop else "augment.zoom is set" if self.zoom else None
-        return dict.fromkeys(("scales", "border"), reason) if reason else {}
+        found = dict.fromkeys(("scales", "border"), reason) if reason else {}
+        return found | ({"fit_scales": "augment.crop is true"} if self.crop else {})
 
     def __post_init__(self):
         if self.zoom and not self.crop:
             raise ValueError("zoom", "is a kind of crop: needs augment.crop, or be null")
+        if self.fit_scales and self.fit_scales[0] > self.fit_scales[1]:
+            raise ValueError("fit_scales", f"must be [least, most], got {list(self.fit_scales)}")
         for name in self.extra:
             if name not in EXTRA:
                 raise ValueError("extra", f"there is no augmentation {name}; there are {sorted(EXTRA) or 'none'}")
@@ -209,10 +267,13 @@ def augmentations(options: AugmentOptions | None, input_size: Size) -> list[Augm
     """The augmentations in the order in which they are applied. None: only fit the whole image to the input."""
     if options is None:
         return [Fit(input_size)]
-    steps = [RandomCrop(input_size, options.scales, options.border) if options.crop else Fit(input_size)]
+    fit = RandomFit(input_size, options.fit_scales) if options.fit_scales else Fit(input_size)
+    steps = [RandomCrop(input_size, options.scales, options.border) if options.crop else fit]
     steps.append(Mirror(options.mirror))
     if options.zoom:
         steps = [ZoomToReference(input_size, options.zoom), steps[1], IgnoreSmall(input_size)]
+    if options.turns:
+        steps.insert(0, Turn())
     if options.colour or options.lighting:
         steps.append(Colour(options.colour, options.lighting))
     return steps + [EXTRA[name]() for name in options.extra]

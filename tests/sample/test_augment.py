@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from sample import augment
-from sample.augment import Augmentation, AugmentOptions, Crop, Fit, Mirror, RandomCrop, Sample, augmentations
+from sample.augment import (
+    Augmentation,
+    AugmentOptions,
+    Crop,
+    Fit,
+    Mirror,
+    RandomCrop,
+    RandomFit,
+    Sample,
+    Turn,
+    augmentations,
+)
 from tests.sample.data import golden_crops, picture
 
 
@@ -46,6 +57,62 @@ def test_boxes_follow_the_pixels(input_size):
             edges = [columns.min(), rows.min(), columns.max(), rows.max()] if len(rows) else boxes[0]
             assert np.abs(boxes[0] - edges).max() < 2.1
     assert seen > 20
+
+
+@pytest.mark.parametrize("input_size", [(64, 64), (48, 96)])
+def test_the_whole_image_at_random_sizes_and_places(input_size):
+    """A white rectangle is found where its box says. The input shows all of a small image, and is filled by a large
+    one."""
+    rng = np.random.default_rng(0)
+    box = np.array([[60.0, 40.0, 130.0, 110.0]])
+    image = np.full((150, 200, 3), 50, np.uint8)
+    image[40:110, 60:130] = 255
+    fit, scales, seen = RandomFit(input_size, (0.5, 2.0)), [], 0
+    for _ in range(60):
+        drawn = fit.draw(without_boxes(image), rng)
+        scales.append(drawn.scale)
+        shown, boxes, labels, *_ = fit.apply(Sample(image, box, np.array([3])), drawn)
+        assert shown.shape == (*input_size, 3) and shown.dtype == np.uint8
+        fitted = min(input_size[0] / 150, input_size[1] / 200)
+        sides = [min(round(n * fitted * drawn.scale), most) for n, most in zip((150, 200), input_size, strict=True)]
+        shown_sides = [np.count_nonzero(shown[:, :, 0].max(axis)) for axis in (1, 0)]
+        assert np.abs(np.subtract(sides, shown_sides)).max() <= 1  # the last row of an odd window is empty
+        rows, columns = np.nonzero(shown[:, :, 0] > 152)
+        if len(boxes):
+            seen += 1
+            edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else boxes[0]
+            assert np.abs(boxes[0] - edges).max() < 1.1 and list(labels) == [3]
+    assert seen > 40 and min(scales) < 0.6 and max(scales) > 1.7 and 0.8 < np.median(scales) < 1.25
+
+
+def test_long_images_at_random_sizes():
+    fit, long = RandomFit((64, 64), (0.5, 2.0)), without_boxes(np.full((1, 60_000, 3), 255, np.uint8))
+    shown = [fit(long, np.random.default_rng(i)).image for i in range(8)]
+    assert {np.count_nonzero(image[:, :, 0].any(1)) for image in shown} == {1}
+
+
+def test_the_eight_turns_and_flips():
+    """Boxes lie exactly on their pixels, and each of the eight is drawn."""
+    image = np.random.default_rng(0).integers(1, 255, (30, 40, 3), dtype=np.uint8)
+    boxes = np.array([[3, 5, 20, 9], [0, 0, 40, 30]], float)
+    sample, rng, found = Sample(image, boxes, np.array([1, 2])), np.random.default_rng(0), set()
+    for _ in range(60):
+        shown = Turn()(sample, rng)
+        found.add(shown.image.tobytes())
+        assert shown.image.flags.c_contiguous and np.array_equal(shown.labels, [1, 2])
+        x1, y1, x2, y2 = shown.boxes[0].astype(int)
+        assert sorted(shown.image[y1:y2, x1:x2].ravel()) == sorted(image[5:9, 3:20].ravel())
+        assert np.array_equal(shown.boxes[1], [0, 0, *shown.image.shape[1::-1]])
+    assert len(found) == 8 and np.array_equal(boxes[0], [3, 5, 20, 9])
+
+
+def test_options_of_small_data_leave_the_others_as_they_are():
+    plain = augmentations(AugmentOptions(crop=False), (64, 64))
+    assert plain[0] == Fit((64, 64))
+    varied = augmentations(AugmentOptions(crop=False, fit_scales=(0.7, 1.4), turns=True), (64, 64))
+    assert varied == [Turn(), RandomFit((64, 64), (0.7, 1.4)), *plain[1:]]
+    with pytest.raises(ValueError, match="least, most"):
+        AugmentOptions(crop=False, fit_scales=(2.0, 1.0))
 
 
 def test_draws():
