@@ -71,7 +71,7 @@ def train(config: configs.Config, args: argparse.Namespace, output: Path, group:
     if val_index:
         # Validation uses the memory format that training gave the weights.
         testing = replace(config.test, channels_last=options.channels_last)
-        detector = Detector(family, testing, data.input_size, group.device)
+        detector = Detector(update.tested, testing, data.input_size, group.device)
         warn(before_evaluation(val_index, detector) if options.ap_every else [])
         trainer.validate_on(val_index, detector, max(sizes))
     with trainer.guarded() as guard:

@@ -88,6 +88,17 @@ def test_stopped_at_every_point_in_turn(config, run, tmp_path, stopped):
     same_runs(tmp_path, run)
 
 
+@pytest.mark.parametrize(
+    "options", [["train.ema=0.9"], ["train.weight_decay=0.1", "train.lr_schedule=cosine"]], ids=str
+)
+def test_the_options_of_small_data_go_on_bit_for_bit(config, tmp_path, stopped, options):
+    assert main(config, tmp_path / "one", *options) == 0
+    assert stopped(signal.SIGTERM, 4, config, tmp_path / "other", *options) == 128 + signal.SIGTERM
+    assert main(config, tmp_path / "other", *options, "--resume") == 0
+    same_runs(tmp_path / "one", tmp_path / "other")
+    assert ("average" in checkpoint.load(tmp_path / "one" / "last.pt")) == ("train.ema=0.9" in options)
+
+
 def test_rows_of_several_iterations_are_those_of_the_run_that_goes_through(config, tmp_path, stopped):
     """A row is the mean over the iterations since the row before, those before the stop included."""
     every = ["train.log_every=4", "train.validate_every=0"]

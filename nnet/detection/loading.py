@@ -99,5 +99,5 @@ def load_checkpoint(path: Path, config: Mapping[str, Any], index: AnnotationInde
 
 def load_weights(family: Family, state: Mapping[str, Any], path: Path, channels_last: bool) -> None:
     """Copy the weights of a checkpoint into the network. Raises CheckpointError."""
-    checkpoint.load_weights(family.network, state["model"], path)
+    checkpoint.load_weights(family.network, checkpoint.tested_weights(state), path)
     family.network.to(memory_format=layout(channels_last))

@@ -109,6 +109,11 @@ def load(path: Path) -> dict[str, Any]:
     return {"model": weights}
 
 
+def tested_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint to test: their average, if its run had one (train.ema)."""
+    return state.get("average", state["model"])
+
+
 def why_no_file(path: Path) -> str:
     """Why a path that is no regular file cannot be read, for messages."""
     if path.is_dir():

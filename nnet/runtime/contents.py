@@ -114,6 +114,7 @@ class Contents(TypedDict, total=False):
     __pydantic_config__ = STRICT
 
     model: Required[dict[str, DenseTensor]]
+    average: dict[str, DenseTensor]
     iteration: Whole
     optimizer: OptimizerState
     scaler: dict[str, int | float]

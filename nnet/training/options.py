@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 Images = Annotated[PositiveInt, Field(json_schema_extra={"most": 10_000})]
 
@@ -21,13 +21,22 @@ class TrainOptions:
     iterations: Annotated[PositiveInt, Field(json_schema_extra={"most": 2**31 - 1})] = 500_000
     """Number of updates."""
     lr: Annotated[PositiveFloat, Field(json_schema_extra={"most": 1e30})] = 2.5e-4
-    """Learning rate of Adam. There is no weight decay."""
+    """Learning rate of Adam."""
+    lr_schedule: Literal["steps", "cosine"] = "steps"
+    """steps: the learning rate falls by lr_factor at each of lr_drops. cosine: it falls to 0 over all iterations, as
+    half a period of a cosine."""
     lr_drops: tuple[PositiveInt, ...] = (450_000,)
     """Iterations after which the learning rate is multiplied by lr_factor, in rising order."""
     lr_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor of each drop of the learning rate."""
     warmup: NonNegativeInt = 0
     """Iterations over which the learning rate rises linearly from 0. 0: none, as published."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay, as in AdamW: each update multiplies all weights by 1 - lr x this. 0: none, as
+    published."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of an exponential moving average of the weights, which is validated and tested in their place, e.g. 0.998.
+    After n iterations the decay is (1 + n) / (10 + n), as long as that is less. 0: no average, as published."""
     workers: Annotated[NonNegativeInt, Field(json_schema_extra={"most": 256})] = 4
     """Data loading processes per training process. 0: load in the training process."""
     worker_timeout: Annotated[PositiveInt, Field(json_schema_extra={"most": 7 * 24 * 3600})] = 50
@@ -71,6 +80,9 @@ class TrainOptions:
             )
         if not self.lr_drops:
             found["lr_factor"] = "train.lr_drops is empty"
+        if self.lr_schedule == "cosine":
+            reason = "train.lr_schedule is cosine"
+            found |= {"lr_factor": reason} | ({"lr_drops": reason} if self.lr_drops else {})
         if not self.validate_every:
             found["validate_images"] = "train.validate_every is 0"
         if not self.workers:

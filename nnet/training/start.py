@@ -55,7 +55,7 @@ def start_from(
     if found := snapshots.find(resume):
         start, messages = resume_from(*found, config, index, update, window)
     elif init:
-        left_out = checkpoint.load_what_fits(update.network, checkpoint.load(init)["model"], init)
+        left_out = checkpoint.load_what_fits(update.network, checkpoint.tested_weights(checkpoint.load(init)), init)
         messages = [f"left out of {init}, and initialised instead: {'; '.join(left_out)}"] if left_out else []
     elif resume is not None:
         messages = [f"no checkpoint in {snapshots.folder}: starting a new run"]

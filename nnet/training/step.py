@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache, partial
@@ -18,6 +19,7 @@ from nnet.runtime import checkpoint
 from nnet.runtime.distributed import Group
 from nnet.runtime.precision import Precision, layout
 from nnet.runtime.transfer import Download
+from nnet.training.average import WeightAverage
 from nnet.training.options import TrainOptions
 from sample.colour import normalise
 from sample.dataset import Batch
@@ -78,6 +80,8 @@ class UpdateStep:
 
     Attributes:
         network: on its device. parallel: the same, wrapped for compilation and for several processes.
+        average: of the network's weights, with train.ema.
+        tested: the family to validate, with the averaged weights if there are any.
     """
 
     def __init__(self, family: Family, options: TrainOptions, micro_batches_per_update: int, group: Group):
@@ -92,11 +96,14 @@ class UpdateStep:
             checkpoint_activations(network, family.network.recomputed)
         precision = Precision(options.precision, group.device)
         self.network = network
+        self.average = WeightAverage(family, options.ema) if options.ema else None
+        self.tested = self.average.family if self.average else family
         self.parallel = group.wrap(torch.compile(network) if options.compile else network)
         # The fused kernel skips the step on the device if it is told so, and the host need not wait for the decision.
         self.fused = options.fused_adam or group.device.type == "cuda"
         # None lets PyTorch choose. False would also disable its multi-tensor implementation.
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=options.lr, fused=self.fused or None)
+        decay = {"weight_decay": options.weight_decay, "decoupled_weight_decay": options.weight_decay > 0}
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=options.lr, fused=self.fused or None, **decay)
         self.scaler = precision.scaler
         self.objective = Objective(family, layout(options.channels_last), precision.autocast)
         self.group = group
@@ -105,11 +112,14 @@ class UpdateStep:
     def state(self) -> dict[str, Any]:
         """What a checkpoint stores."""
         parts = {"model": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
+        parts |= {"average": self.tested.network} if self.average else {}
         return {name: part.state_dict() for name, part in parts.items()}
 
     def load(self, state: Mapping[str, Any], path: Path) -> None:
         """Continue from a state; its run may have had other options. path: its checkpoint. Raises CheckpointError."""
         checkpoint.load_weights(self.network, state["model"], path)
+        if self.average:  # a run without one goes on with an average that begins at its weights
+            checkpoint.load_weights(self.tested.network, state.get("average", state["model"]), path)
         with checkpoint.taking("optimizer", path):
             self._load_optimizer(state["optimizer"])
         if state["scaler"]:  # empty unless the run was in float16
@@ -300,5 +310,8 @@ def _with_zero_momentum(network: nn.Module) -> Iterator[None]:
 
 def learning_rate(iteration: int, options: TrainOptions) -> float:
     """Learning rate of the next update, after `iteration` finished iterations."""
-    rate = options.lr * options.lr_factor ** sum(iteration >= drop for drop in options.lr_drops)
+    if options.lr_schedule == "cosine":
+        rate = options.lr * (1 + math.cos(math.pi * iteration / options.iterations)) / 2
+    else:
+        rate = options.lr * options.lr_factor ** sum(iteration >= drop for drop in options.lr_drops)
     return rate * min(1.0, (iteration + 1) / options.warmup) if options.warmup else rate

@@ -66,11 +66,11 @@ class Trainer:
         return Guard(self)
 
     def validate_on(self, index: AnnotationIndex, detector: Detector, batch: int) -> None:
-        """Set the validation split and the detector of the network.
+        """Set the validation split and its detector, whose network is validated.
 
         batch: images per batch when the validation loss is measured.
         """
-        objective, images = self.update.objective, self.options.validate_images
+        objective, images = self.update.objective._replace(family=detector.family), self.options.validate_images
         log = self.folder.log
         loading = self.options.workers, self.options.worker_timeout
         self.validation = Validation(index, detector, objective, images, batch, self.group, log, self.signals, *loading)
@@ -124,6 +124,8 @@ class Trainer:
         self.update.set_learning_rate(self.lr)
         try:
             self.window.add(self.update(micro_batches))
+            if self.update.average:
+                self.update.average.add(self.update.network, self.iteration)
             self.non_finite.finite()
         except NonFinite as error:
             self.non_finite.skip(self.iteration + 1, error)

@@ -1,6 +1,7 @@
 """One update: micro-batches, statistics, learning rate, and updates that are not finite."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -74,6 +75,9 @@ def test_learning_rate():
     assert rates == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
     options = TrainOptions(lr=2.0, lr_drops=(), lr_factor=0.1, warmup=4)
     assert [learning_rate(t, options) for t in range(5)] == pytest.approx([0.5, 1, 1.5, 2, 2])
+    options = TrainOptions(lr=2.0, lr_drops=(), lr_schedule="cosine", iterations=6, warmup=2)
+    rates = [1 + math.cos(math.pi * t / 6) for t in range(6)]
+    assert [learning_rate(t, options) for t in range(6)] == pytest.approx([rates[0] / 2, *rates[1:]])
 
 
 # NaN and infinity
