@@ -1,8 +1,16 @@
-"""Statistics of a data set: of its annotations, and of the objects that remain in augmented samples."""
+"""Statistics of a data set: of its annotations, and of the objects that remain in augmented samples.
+
+`python -m sample.statistics A.json B.json ...` compares those of several data sets in a Markdown table. The files are
+what `python -m nnet.drawing.browse` writes, renamed to the names of the data sets.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -231,3 +239,55 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))])
         for row in rows
     ]
+
+
+def compare(sets: Mapping[str, Mapping[str, Any]]) -> str:
+    """Statistics of data sets by name as a Markdown table, one column per set. Each has `data_set`, of
+    annotation_statistics, and `samples`, of sample_statistics."""
+    columns = [comparable(values["data_set"], values["samples"]) for values in sets.values()]
+    lines = [["", *sets], ["---"] * (len(sets) + 1)]
+    lines += [[name, *(column.get(name, "-") for column in columns)] for name in columns[0]]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def comparable(annotations: Mapping[str, Any], samples: Mapping[str, Any]) -> dict[str, str]:
+    """What `compare` shows of a data set, by the name of the row."""
+
+    def some(values: Mapping[str, float | None], names: str, digits: int) -> str:
+        return " / ".join("-" if values[name] is None else f"{values[name]:.{digits}f}" for name in names.split())
+
+    kept = samples["annotated"] - samples["vanished"]
+    column = {
+        "images / objects / classes": f"{annotations['images']:,} / {annotations['objects']:,} / "
+        f"{len(annotations['classes'])}",
+        "objects per image: mean / median / 95% / max": some(annotations["objects_per_image"], "mean p50 p95 p100", 1),
+        "width x height, medians": f"{annotations['image_width']['p50']:.0f}x{annotations['image_height']['p50']:.0f}",
+        "small / medium / large": " / ".join(share(n, annotations["objects"]) for n in annotations["sizes"].values()),
+        "input, height x width": "{}x{}".format(*samples["input_size"]),
+        "boxes that vanish in samples": share(samples["vanished"], samples["annotated"]),
+    }
+    for name in ("width_in_cells", "height_in_cells"):
+        column[f"{name.replace('_', ' ')}: 5% / median / 95%"] = some(samples[name], "p5 p50 p95", 1)
+    if "radius_in_cells" in samples:
+        spread = some(samples["radius_in_cells"], "p5 p25 p50 p75 p95 p100", 0)
+        column["radius in cells: 5% / 25% / median / 75% / 95% / max"] = spread
+    for name, counts in samples.get("shared_cells", {}).items():
+        column[f"share a {name.replace('_', '-')} cell with one of their class"] = share(counts["same_class"], kept)
+    return column
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of `python -m sample.statistics`; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m sample.statistics", description="Compare data sets.")
+    parser.add_argument("files", nargs="+", type=Path, help="statistics.json of nnet.drawing.browse, by data set")
+    args = parser.parse_args(argv)
+    try:
+        print(compare({path.stem: json.loads(path.read_text()) for path in args.files}), end="")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        print(f"error: {' '.join(str(error).split())}: name files that nnet.drawing.browse wrote", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

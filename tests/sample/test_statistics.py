@@ -9,8 +9,10 @@ from sample.dataset import TrainingSet
 from sample.statistics import (
     SampleObjects,
     annotation_statistics,
+    compare,
     describe,
     distribution,
+    main,
     sample_objects,
     sample_statistics,
 )
@@ -66,6 +68,32 @@ def test_samples_by_hand():
     assert "radius_in_cells" not in without and "keypoint" not in describe(annotation_statistics(index), without)
 
 
+def test_data_sets_side_by_side():
+    index = small_index()
+    found = [SampleObjects(index.boxes[:3], np.arange(3), np.arange(3))]
+    samples = sample_statistics(index, found, (100, 200), (25, 50), KINDS, PenaltyOptions(kind="fixed", radius=2))
+    values = {"data_set": annotation_statistics(index), "samples": samples}
+    without = {"data_set": values["data_set"], "samples": sample_statistics(index, [], (9, 9), (3, 3), (), None)}
+    table = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in compare({"a": values, "b": without}).splitlines()
+    ]
+    assert table[0] == ["", "a", "b"] and all(len(row) == 3 for row in table)
+    cells = {row[0]: row[1:] for row in table}
+    assert cells["images / objects / classes"] == ["2 / 4 / 2"] * 2
+    assert cells["small / medium / large"] == ["50.0% / 50.0% / 0.0%"] * 2
+    assert cells["radius in cells: 5% / 25% / median / 75% / 95% / max"] == ["2 / 2 / 2 / 2 / 2 / 2", "-"]
+    assert cells["share a top-left cell with one of their class"] == ["66.7%", "-"]
+    assert cells["width in cells: 5% / median / 95%"] == ["3.5 / 12.0 / 12.2", "- / - / -"]
+
+
+def test_the_table_of_the_data_sets_is_of_the_stored_statistics(repository, capsys):
+    files = sorted((repository / "docs" / "results" / "data_sets").glob("*.json"))
+    assert main([str(file) for file in files]) == 0
+    assert capsys.readouterr().out in (repository / "docs" / "results.md").read_text()
+    assert main([str(repository / "pyproject.toml")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_without_objects():
     index = small_index().take([1])
     found = [SampleObjects(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, np.int64))]
@@ -75,7 +103,9 @@ def test_without_objects():
     assert set(distribution([]).values()) == {None}
 
 
-@pytest.mark.parametrize("augment", [AugmentOptions(border=20), AugmentOptions(crop=False), None])
+@pytest.mark.parametrize(
+    "augment", [AugmentOptions(border=20), AugmentOptions(crop=False, fit_scales=(0.5, 2), turns=True), None]
+)
 def test_objects_are_those_of_the_samples(toy, augment):
     index = load_index(toy / "annotations" / "instances_train.json", toy / "train")
     samples = TrainingSet(index, (64, 80), augment, seed=3)
