@@ -1,4 +1,4 @@
-"""torchvision's FCOS, RetinaNet and Faster R-CNN on a ResNet-18 with a feature pyramid, as a family of detectors.
+"""torchvision's FCOS, RetinaNet and Faster R-CNN as a family of detectors.
 
 Networks, losses, sampling and post-processing are torchvision's. Images and boxes come from this repository's sampler,
 and detections go to its evaluation.
@@ -28,8 +28,14 @@ DETECTIONS = 100  # per image
 SCORE = 0.01  # score below which a box is dropped. torchvision's 0.05 and 0.2 (FCOS) cut off the tail that AP measures
 ANCHOR_SHARE = 1 / 16  # side of the smallest anchors as a share of the input's, as 32 pixels are of 512
 ROI_SHARE = 224 / 512  # side of a box that is pooled from the level of stride 16, likewise
+POOLED = 7  # cells of a pooled box along each side
 GROUPS = 32  # of GroupNorm in the heads of FCOS and RetinaNet, torchvision's number
 LEVELS = 5
+# The last part of each backbone at strides 4, 8, 16 and 32, and its channels
+STAGES = {
+    "resnet18": [("layer1", 64), ("layer2", 128), ("layer3", 256), ("layer4", 512)],
+    "mobilenet_v3_large": [("3", 24), ("6", 40), ("12", 112), ("16", 960)],
+}
 RATIOS = (0.5, 1.0, 2.0)  # height / width of anchors
 
 
@@ -43,6 +49,8 @@ class PeerSettings:
     """AdamW, or SGD with a momentum of 0.9."""
     weight_decay: NonNegativeFloat = 1e-4
     """Weight decay."""
+    backbone: Literal["resnet18", "mobilenet_v3_large"] = "resnet18"
+    """torchvision's network below the feature pyramid."""
     width: Annotated[int, Field(ge=2 * GROUPS, multiple_of=GROUPS)] = 256
     """Channels of the feature pyramid and of the heads on it. GroupNorm needs two per group."""
     finest: Literal[4, 8] = 8
@@ -147,21 +155,23 @@ def adopt(update: UpdateStep, settings: PeerSettings) -> None:
 
 
 def backbone(settings: PeerSettings) -> nn.Module:
-    """ResNet-18 with BatchNorm and a pyramid of five levels, all from scratch and all trained.
+    """ResNet-18 or MobileNetV3-Large with BatchNorm and a pyramid of five levels, all from scratch and all trained.
 
     From stride 8, the last two levels are strided convolutions as in torchvision's RetinaNet and FCOS. From stride 4,
     the last one is a subsampled copy as in its Faster R-CNN.
     """
     utils = torchvision("models.detection.backbone_utils")
     pyramid = torchvision("ops.feature_pyramid_network")
-    net, width = torchvision("models").resnet18(weights=None), settings.width
+    width, stages = settings.width, STAGES[settings.backbone]
+    # torchvision's MobileNetV3 has a momentum of 0.01, whose running statistics lag behind a short training.
+    net = getattr(torchvision("models"), settings.backbone)(weights=None, norm_layer=nn.BatchNorm2d)
     if settings.finest == 8:
-        stages, extra = (2, 3, 4), pyramid.LastLevelP6P7(width, width)
+        stages, extra = stages[1:], pyramid.LastLevelP6P7(width, width)
     else:
-        stages, extra = (1, 2, 3, 4), pyramid.LastLevelMaxPool()
-    inputs = [32 * 2**stage for stage in stages]
-    names = {f"layer{stage}": str(level) for level, stage in enumerate(stages)}
-    return utils.BackboneWithFPN(net, names, inputs, width, extra_blocks=extra)
+        extra = pyramid.LastLevelMaxPool()
+    names = {name: str(level) for level, (name, _) in enumerate(stages)}
+    channels = [count for _, count in stages]
+    return utils.BackboneWithFPN(getattr(net, "features", net), names, channels, width, extra_blocks=extra)
 
 
 def anchors(sizes: Sequence[Sequence[float]], ratios: Sequence[float]) -> nn.Module:
@@ -206,15 +216,18 @@ def retinanet(classes: int, input_size: tuple[int, int], settings: PeerSettings)
 def faster_rcnn(classes: int, input_size: tuple[int, int], settings: PeerSettings) -> Peer:
     """Faster R-CNN. Class 0 is the background.
 
-    Fewer proposals than for images of 800 pixels: 128 instead of 512 are trained on, and 300 instead of 1000 are
-    classified.
+    There are fewer proposals than for images of 800 pixels: 128 instead of 512 are trained on, and 300 instead of 1000
+    are classified. The layers that classify them are as wide as torchvision's for a pyramid of 256 channels, and
+    narrower in proportion for others.
     """
-    trunk = backbone(settings)
+    trunk, hidden = backbone(settings), 4 * settings.width
+    parts = torchvision("models.detection.faster_rcnn")
     levels = [str(level) for level in range(4 if settings.finest == 4 else 3)]
-    pool = torchvision("ops").MultiScaleRoIAlign(levels, 7, 2, canonical_scale=round(ROI_SHARE * max(input_size)))
-    network = torchvision("models.detection").FasterRCNN(
+    pool = torchvision("ops").MultiScaleRoIAlign(levels, POOLED, 2, canonical_scale=round(ROI_SHARE * max(input_size)))
+    network = parts.FasterRCNN(
         trunk,
-        classes + 1,
+        box_head=parts.TwoMLPHead(settings.width * POOLED**2, hidden),
+        box_predictor=parts.FastRCNNPredictor(hidden, classes + 1),
         rpn_anchor_generator=anchors(sides(input_size, 1), RATIOS),
         box_roi_pool=pool,
         rpn_pre_nms_top_n_train=1000,
