@@ -8,8 +8,9 @@ The detectors are torchvision's FCOS, RetinaNet and Faster R-CNN, and CornerNet,
 repository. CONFIG describes a CornerNet. Its data, input size, augmentation, batch, and schedule of the learning rate
 hold for all detectors. See docs/peers.md.
 
-DIR/<detector>_seed<S>.json is written when a detector is done, and is not computed again. The end, or --table, prints a
-Markdown table of what DIR holds, and draws DIR/curves.png. Exit codes: 0 done, 1 stopped by a fault, 2 bad input.
+DIR/<detector>_seed<S>.json is written when a detector is done, and is not computed again. Several processes may share
+DIR, each with its own detectors or seeds. The end, or --table, prints a Markdown table of what DIR holds, and draws
+DIR/curves.png. Exit codes: 0 done, 1 stopped by a fault, 2 bad input.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from models.layers import torchvision
 from nnet.runtime.console import progress_bar
 from nnet.runtime.devices import choose_device, set_up_backends
 from nnet.runtime.errors import exit_code
-from nnet.runtime.files import FolderLock, make_folder
+from nnet.runtime.files import make_folder
 
 PEER = "peer."
 FACTS = ("cpu", "gpu", "threads", "torch", "python")
@@ -105,20 +106,22 @@ def run(args: argparse.Namespace) -> int:
     splits = load_data(first)
     contest = contest_of(args, first, splits)
     make_folder(args.output)
-    lock = FolderLock(args.output)
-    try:
-        left = [pair for pair in pairs if not is_done(result_path(args.output, *pair), contest, settings[pair[0]])]
-        set_up_backends(first.runtime)
-        facts = {key: value for key, value in machine(Setting(device)).items() if key in FACTS}
-        about = {"contest": contest, "machine": facts | {"torchvision": version}, "command": args.command}
-        for number, (name, seed) in enumerate(left, 1):
-            title = f"{name}, seed {seed} ({number} of {len(left)})"
-            with progress_bar(desc=title, total=60 * args.minutes, bar_format=BAR) as bar:
-                result = compete(name, chosen[name, seed], splits, settings[name], args.minutes, args.points, bar)
-            write_text(result_path(args.output, name, seed), json.dumps(about | result, indent=1) + "\n")
-        return show(args.output)
-    finally:
-        lock.release()
+
+    def is_left(name: str, seed: int) -> bool:
+        return not is_done(result_path(args.output, name, seed), contest, settings[name])
+
+    left = [pair for pair in pairs if is_left(*pair)]  # results of another contest are reported before any work
+    set_up_backends(first.runtime)
+    facts = {key: value for key, value in machine(Setting(device)).items() if key in FACTS}
+    about = {"contest": contest, "machine": facts | {"torchvision": version}, "command": args.command}
+    for number, (name, seed) in enumerate(left, 1):
+        if not is_left(name, seed):  # done by another process in the meantime
+            continue
+        title = f"{name}, seed {seed} ({number} of {len(left)})"
+        with progress_bar(desc=title, total=60 * args.minutes, bar_format=BAR) as bar:
+            result = compete(name, chosen[name, seed], splits, settings[name], args.minutes, args.points, bar)
+        write_text(result_path(args.output, name, seed), json.dumps(about | result, indent=1) + "\n")
+    return show(args.output)
 
 
 def show(folder: Path) -> int:

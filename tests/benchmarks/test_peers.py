@@ -17,7 +17,8 @@ from benchmarks.training import draw_batch
 from nnet.detection.detector import Detector
 from nnet.families.options import DetectionOptions
 from nnet.runtime.distributed import Group
-from sample.dataset import Batch
+from nnet.runtime.errors import RunError
+from sample.dataset import Batch, Unreadable
 
 pytest.importorskip("torchvision")
 
@@ -107,6 +108,12 @@ def test_own_detectors_take_the_sections_of_their_configs(config, repository):
     assert (center.model.detector, center.penalty, center.test.centers) == ("centernet", toy.penalty, toy.test.centers)
     squeeze = config_of("squeeze", config, [], 0)
     assert (squeeze.model.backbone.block, squeeze.model.backbone.stride, squeeze.test.mirror) == ("fire", 8, False)
+
+
+def test_an_unreadable_image_ends_the_comparison(config):
+    batch = draw_batch(2, (63, 63), 6, np.random.default_rng(0))._replace(unreadable=[Unreadable("a.jpg", "cut short")])
+    with pytest.raises(RunError, match="a.jpg: cut short: repair"):
+        contest.train_until(1.0, 1.0, peer("fcos", config), iter([batch]), contest.Clock(), None, None)
 
 
 def arguments(config: str, output: object, *more: str) -> list[str]:
