@@ -1,7 +1,7 @@
 """Compare detectors that are trained from scratch on the same images for the same time:
 
-python -m benchmarks.peers CONFIG --output DIR [--detectors NAME ...] [--minutes M] [--seeds S ...] [--points N]
-    [key.sub=value ...] [peer.NAME=VALUE ...]
+python -m benchmarks.peers CONFIG --output DIR [--detectors NAME ...] [--minutes M] [--clock wall|cpu] [--seeds S ...]
+    [--points N] [key.sub=value ...] [peer.NAME=VALUE ...]
 python -m benchmarks.peers --table DIR
 
 The detectors are torchvision's FCOS, RetinaNet and Faster R-CNN, and CornerNet, CenterNet and CornerNet-Squeeze of this
@@ -73,6 +73,7 @@ def contest_of(
         "overrides": [text for text in args.overrides if not text.startswith(("data.root=", "runtime."))],
         "minutes": args.minutes,
         "points": args.points,
+        "clock": args.clock,
         "input_size": list(config.data.input_size),
         "batch": sum(config.train.batch),
         "images": len(index),
@@ -119,7 +120,8 @@ def run(args: argparse.Namespace) -> int:
             continue
         title = f"{name}, seed {seed} ({number} of {len(left)})"
         with progress_bar(desc=title, total=60 * args.minutes, bar_format=BAR) as bar:
-            result = compete(name, chosen[name, seed], splits, settings[name], args.minutes, args.points, bar)
+            how = settings[name], args.minutes, args.points, args.clock
+            result = compete(name, chosen[name, seed], splits, *how, bar)
         write_text(result_path(args.output, name, seed), json.dumps(about | result, indent=1) + "\n")
     return show(args.output)
 
@@ -144,6 +146,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=30.0, help="of training of each (default: %(default)g)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="S", help="(default: 0)")
     parser.add_argument("--points", type=int, default=8, help="measurements of each training (default: %(default)s)")
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "cpu"],
+        default="wall",
+        help="what the minutes are of: wall time, or processor time per thread, for a machine with other work on it",
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the results")
     parser.add_argument("--table", type=Path, metavar="DIR", help="print the table of DIR, and draw its curves")
     given = sys.argv[1:] if argv is None else argv

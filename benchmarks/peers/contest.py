@@ -50,17 +50,23 @@ class Contender(NamedTuple):
 
 @dataclass
 class Clock:
-    """Time of a training so far.
+    """The time of a training so far: waiting for batches, and steps. Validation does not count.
 
-    seconds: waiting for batches and steps, without validation. waiting: for batches. cpu: processor time of this
-    process in these seconds, of all its threads.
+    kind: "wall", or "cpu" for the processor time of this process per thread, which other work on the machine hardly
+    changes. wall, cpu: seconds of each, the latter of all threads. waiting: for batches, in wall seconds.
     """
 
-    seconds: float = 0.0
-    waiting: float = 0.0
+    kind: str = "wall"
+    wall: float = 0.0
     cpu: float = 0.0
+    waiting: float = 0.0
     iterations: int = 0
     losses: list[float] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """What ends the training."""
+        return self.wall if self.kind == "wall" else self.cpu / torch.get_num_threads()
 
 
 def config_of(name: str, path: str, overrides: Sequence[str], seed: int) -> configs.Config:
@@ -113,11 +119,12 @@ def compete(
     settings: PeerSettings | None,
     minutes: float,
     points: int,
+    kind: str,
     bar: tqdm,
 ) -> dict[str, Any]:
     """Train a detector for `minutes`, and measure it at `points` points of time of equal distance. Returns its result.
 
-    bar: progress bar in seconds of training.
+    kind: of clock. bar: progress bar in seconds of training.
     """
     index, val_index = splits
     group = Group(choose_device(config.runtime.device))
@@ -125,13 +132,13 @@ def compete(
     samples = TrainingSet(index, config.data.input_size, config.augment, config.seed)
     order = MicroBatches(len(index), own.options.batch, config.seed, start=0, end=ENDLESS)
     loader = make_loader(samples, order, own.options.workers, own.options.worker_timeout, group.device)
-    clock, curve, seconds = Clock(), [], 60 * minutes
+    clock, curve, seconds = Clock(kind), [], 60 * minutes
     with closing(iter(loader)) as batches:
         for point in range(1, points + 1):
             train_until(point / points * seconds, seconds, own, batches, clock, index, bar)
-            begun = perf_counter()
+            testing = Clock(kind, -perf_counter(), -process_time())
             results = detections(own.detector, val_index)
-            measured = perf_counter() - begun
+            testing.wall, testing.cpu = testing.wall + perf_counter(), testing.cpu + process_time()
             figures = evaluate(val_index, results)
             at = {"seconds": clock.seconds, "iterations": clock.iterations, "loss": mean_of(clock.losses)}
             curve.append(at | {key: figures[key] for key in CURVE})
@@ -146,9 +153,10 @@ def compete(
         "detections": len(results),
         "parameters": sum(p.numel() for p in own.update.network.parameters()),
         "gflop": gflop(name, config, own.detector, val_index),
-        "seconds_per_image": measured / len(val_index),
+        "seconds_per_image": testing.seconds / len(val_index),
         "iterations": clock.iterations,
         "training_seconds": clock.seconds,
+        "wall_seconds": clock.wall,
         "waiting_seconds": clock.waiting,
         "cpu_seconds": clock.cpu,
         "curve": curve,
@@ -176,7 +184,7 @@ def train_until(
         except NonFinite as error:
             raise RunError(f"iteration {clock.iterations + 1}: {error.describe(index)}") from error
         ended = perf_counter()
-        clock.seconds += ended - begun
+        clock.wall += ended - begun
         clock.waiting += waited - begun
         clock.cpu += process_time() - cpu
         clock.iterations += 1

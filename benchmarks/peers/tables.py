@@ -57,6 +57,7 @@ COLUMNS: dict[str, Callable[[Sequence[Result]], str]] = {
     "GFLOP": number(lambda result: result["gflop"], "{:.1f}"),
     "ms per image": number(lambda result: 1000 * result["seconds_per_image"], "{:.0f}"),
     "s per step": number(lambda result: result["training_seconds"] / result["iterations"], "{:.2f}"),
+    "cores": number(lambda result: result["cpu_seconds"] / result["wall_seconds"], "{:.2f}"),
     "epochs": number(lambda result: result["iterations"] * epochs_per_step(result["contest"]), "{:.1f}"),
 }
 
@@ -122,15 +123,13 @@ def head(results: Sequence[Result]) -> str:
         "{cpu}, threads: {threads}, PyTorch {torch}, torchvision {torchvision}".format(**result["machine"])
         for result in results
     )
-    waiting, busy = (
-        sum(result[f"{part}_seconds"] for result in results) / sum(result["training_seconds"] for result in results)
-        for part in ("waiting", "cpu")
-    )
+    waiting = sum(result["waiting_seconds"] for result in results) / sum(result["wall_seconds"] for result in results)
+    time = {"wall": "", "cpu": " of processor time per thread"}[contest["clock"]]
     return (
-        f"{' '.join([contest['config'], *contest['overrides']])}: {contest['minutes']:g} minutes of training from "
+        f"{' '.join([contest['config'], *contest['overrides']])}: {contest['minutes']:g} minutes{time} of training from "
         f"scratch each, input {height}x{width}, batches of {contest['batch']} of {contest['images']} images; "
         f"figures on {contest['val_images']} validation images. {'; '.join(machines)}. Waiting for images took "
-        f"{100 * waiting:.1f}% of the training time. A training had {busy:.2f} cores on average."
+        f"{100 * waiting:.1f}% of the time."
     )
 
 

@@ -116,6 +116,11 @@ def test_an_unreadable_image_ends_the_comparison(config):
         contest.train_until(1.0, 1.0, peer("fcos", config), iter([batch]), contest.Clock(), None, None)
 
 
+def test_the_clock_of_processor_time_is_per_thread(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert [contest.Clock(kind, wall=9.0, cpu=6.0).seconds for kind in ("wall", "cpu")] == [9.0, 3.0]
+
+
 def arguments(config: str, output: object, *more: str) -> list[str]:
     return [
         config,
