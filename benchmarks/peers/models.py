@@ -51,7 +51,7 @@ class PeerSettings:
     """Weight decay."""
     backbone: Literal["resnet18", "mobilenet_v3_large"] = "resnet18"
     """torchvision's network below the feature pyramid."""
-    width: Annotated[int, Field(ge=2 * GROUPS, multiple_of=GROUPS)] = 256
+    width: Annotated[int, Field(ge=2 * GROUPS, multiple_of=GROUPS)] = 128
     """Channels of the feature pyramid and of the heads on it. GroupNorm needs two per group."""
     finest: Literal[4, 8] = 8
     """Stride of the finest of the five levels of the pyramid."""
@@ -243,5 +243,5 @@ PEERS = {"fcos": fcos, "retinanet": retinanet, "faster_rcnn": faster_rcnn}
 SETTINGS = {
     "fcos": PeerSettings(lr=1e-3),
     "retinanet": PeerSettings(lr=1e-3),
-    "faster_rcnn": PeerSettings(lr=1e-3, finest=4),
+    "faster_rcnn": PeerSettings(lr=5e-4, finest=4),
 }

@@ -118,6 +118,7 @@ def table(results: Sequence[Result]) -> str:
 def head(results: Sequence[Result]) -> str:
     """The contest and its machines in words."""
     contest = results[0]["contest"]
+    command = " ".join([contest["config"], *contest["overrides"]])
     height, width = contest["input_size"]
     machines = dict.fromkeys(
         "{cpu}, threads: {threads}, PyTorch {torch}, torchvision {torchvision}".format(**result["machine"])
@@ -126,9 +127,9 @@ def head(results: Sequence[Result]) -> str:
     waiting = sum(result["waiting_seconds"] for result in results) / sum(result["wall_seconds"] for result in results)
     time = {"wall": "", "cpu": " of processor time per thread"}[contest["clock"]]
     return (
-        f"{' '.join([contest['config'], *contest['overrides']])}: {contest['minutes']:g} minutes{time} of training from "
-        f"scratch each, input {height}x{width}, batches of {contest['batch']} of {contest['images']} images; "
-        f"figures on {contest['val_images']} validation images. {'; '.join(machines)}. Waiting for images took "
+        f"{command}: {contest['minutes']:g} minutes{time} of training each, "
+        f"from scratch, input {height}x{width}, batches of {contest['batch']} of {contest['images']} images; figures "
+        f"on {contest['val_images']} validation images. {'; '.join(machines)}. Waiting for images took "
         f"{100 * waiting:.1f}% of the time."
     )
 
