@@ -12,15 +12,16 @@ import configs
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import contest, tables
 from benchmarks.peers.contest import DETECTORS, OWN, config_of, contender
-from benchmarks.peers.models import DETECTIONS, PEERS, SETTINGS, Peer, detection_options
+from benchmarks.peers.models import DETECTIONS, LEVELS, PEERS, RATIOS, SETTINGS, Peer, anchors, detection_options, sides
 from benchmarks.training import draw_batch
+from db import load_split
 from nnet.detection.detector import Detector
 from nnet.families.options import DetectionOptions
 from nnet.runtime.distributed import Group
 from nnet.runtime.errors import RunError
-from sample.dataset import Batch, Unreadable
+from sample.dataset import Batch, TrainingSet, Unreadable
 
-pytest.importorskip("torchvision")
+ops = pytest.importorskip("torchvision.ops")
 
 TINY = "train: {batch: [2], iterations: 10, lr_drops: [8], warmup: 2}\ntest: {mirror: true}\n"
 SMALL = ["peer.width=64"]
@@ -53,6 +54,26 @@ def test_a_peer_detects(name, config):
     found = peer(name, config).detector(np.full((60, 90, 3), 127, np.uint8))
     assert 0 < len(found.scores) <= DETECTIONS and set(found.labels) <= set(range(6))
     assert (found.boxes >= 0).all() and (found.boxes <= [90, 60, 90, 60]).all()
+
+
+def coverage(side: int, finest: int, index) -> float:
+    """The fraction of objects that have an anchor of RetinaNet with an IoU of at least 0.5, at an input size."""
+    samples = TrainingSet(index, (side, side), None, 0)
+    boxes = torch.cat([torch.from_numpy(samples[0, i].sample.boxes) for i in range(len(index))]).float()
+    grid = anchors(sides((side, side), 3), RATIOS)
+    grid.set_cell_anchors(torch.float32, torch.device("cpu"))
+    strides = [finest * 2**level for level in range(LEVELS)]
+    priors = torch.cat(grid.grid_anchors([[-(-side // s)] * 2 for s in strides], [(s, s) for s in strides]))
+    return float((ops.box_iou(boxes, priors).amax(1) >= 0.5).float().mean())
+
+
+def test_anchors_lie_as_densely_as_small_inputs_need(shared_data, repository):
+    """With cells of 8 pixels, half of the objects would have no anchor at 127x127 (docs/peers.md)."""
+    data = configs.load(repository / "configs" / "bccd.yaml", [f"data.root={shared_data / 'bccd'}"]).data
+    index = load_split(data, "train").limit(20)
+    finest = SETTINGS["retinanet"].finest
+    assert coverage(127, finest, index) > 0.97 and coverage(255, finest, index) > 0.99
+    assert 0.45 < coverage(127, 8, index) < 0.65
 
 
 class Seer(torch.nn.Module):
