@@ -109,7 +109,7 @@ def contender(
     update = UpdateStep(family, options, len(options.batch), group)
     if settings:
         adopt(update, settings)
-    return Contender(update, Detector(family, testing, size, group.device), options)
+    return Contender(update, Detector(update.tested, testing, size, group.device), options)
 
 
 def compete(
@@ -183,6 +183,8 @@ def train_until(
             clock.losses.append(float(own.update(micro_batches).terms[0].mean()))
         except NonFinite as error:
             raise RunError(f"iteration {clock.iterations + 1}: {error.describe(index)}") from error
+        if own.update.average:
+            own.update.average.add(own.update.network, clock.iterations)
         ended = perf_counter()
         clock.wall += ended - begun
         clock.waiting += waited - begun

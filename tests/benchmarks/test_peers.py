@@ -17,6 +17,7 @@ from benchmarks.training import draw_batch
 from db import load_split
 from nnet.detection.detector import Detector
 from nnet.families.options import DetectionOptions
+from nnet.runtime.console import progress_bar
 from nnet.runtime.distributed import Group
 from nnet.runtime.errors import RunError
 from sample.dataset import Batch, TrainingSet, Unreadable
@@ -129,6 +130,20 @@ def test_own_detectors_take_the_sections_of_their_configs(config, repository):
     assert (center.model.detector, center.penalty, center.test.centers) == ("centernet", toy.penalty, toy.test.centers)
     squeeze = config_of("squeeze", config, [], 0)
     assert (squeeze.model.backbone.block, squeeze.model.backbone.stride, squeeze.test.mirror) == ("fire", 8, False)
+
+
+@pytest.mark.parametrize("name", ["fcos", "cornernet"])
+def test_the_average_of_the_weights_is_tested(name, config, monkeypatch):
+    chosen = config_of(name, config, ["train.ema=0.9", "data.input_size=[63,63]"], 0)
+    own = contender(name, chosen, 6, command.settings_of(name, SMALL), Group(torch.device("cpu")))
+    tested, trained = own.detector.family.network, own.update.network
+    before = [parameter.clone() for parameter in tested.parameters()]
+    monkeypatch.setattr(contest, "perf_counter", iter(range(9)).__next__)  # a step ends the time
+    batch = draw_batch(2, (63, 63), 6, np.random.default_rng(0))
+    contest.train_until(1.0, 1.0, own, iter([batch]), contest.Clock(), None, progress_bar(disable=True))
+    moved = [not torch.equal(a, b) for a, b in zip(before, tested.parameters(), strict=True)]
+    apart = [not torch.equal(a, b) for a, b in zip(trained.parameters(), tested.parameters(), strict=True)]
+    assert any(moved) and any(apart)
 
 
 def test_an_unreadable_image_ends_the_comparison(config):

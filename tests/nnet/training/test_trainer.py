@@ -29,6 +29,8 @@ BAD = Unreadable("a.jpg", "the file is empty")
 class Step:
     """Makes updates of nothing. `failures`: iterations, counted from 1, whose loss is not finite."""
 
+    average = None
+
     def __init__(self, failures=()):
         self.failures = failures
         self.rates, self.given = [], []
