@@ -26,7 +26,8 @@ from models.hourglass import HourglassOptions
 FOLDER = Path(configs.__file__).parent
 # By name, since a user may keep other files in the folder.
 EXPERIMENTS = """
-    bccd coco2014 coco_tiny_ceiling coco_tiny_overfit toy toy_centernet toy_squeeze toy_saccade
+    bccd coco2014 coco_tiny_ceiling coco_tiny_overfit small_data toy toy_centernet toy_squeeze toy_saccade
+    toy_wide
     cornernet_hg104 cornernet_hg104_multiscale cornernet_hg52 cornernet_hg52_multiscale
     cornernet_2018_hg104 cornernet_2018_hg104_multiscale cornernet_2018_hg52 cornernet_2018_hg52_multiscale
     cornernet_hg104_ablation cornernet_hg104_fixed_radius cornernet_hg104_no_penalty_reduction

@@ -44,6 +44,8 @@ def test_the_experiments_set_nothing_without_effect(name):
         ("toy", "train.worker_timeout=2 train.workers=0", "train.workers is 0"),
         ("toy", "train.validate_images=2 train.validate_every=0", "train.validate_every is 0"),
         ("toy", "train.lr_factor=0.5 train.lr_drops=[]", "train.lr_drops is empty"),
+        ("toy", "train.lr_drops=[1000] train.lr_schedule=cosine", "train.lr_schedule is cosine"),
+        ("toy", "augment.fit_scales=[1,2]", "augment.crop is true"),
     ],
 )
 def test_options_of_the_command_line(config, override, reason):
