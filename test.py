@@ -12,7 +12,6 @@ another checkpoint are not overwritten without --overwrite. Exit codes: 0 done, 
 
 import argparse
 import json
-import logging
 import os
 import sys
 import time
@@ -59,8 +58,6 @@ from nnet.runtime.discovery import classes_in
 from nnet.runtime.distributed import Group
 from nnet.runtime.errors import RunError, exit_code
 from nnet.runtime.files import make_folder, refuse_other_results
-
-logger = logging.getLogger("nnet.test")
 
 ANALYSES: dict[str, type[Analysis]] = classes_in(analysis, Analysis)
 PICTURES: dict[str, type[Picture]] = classes_in(pictures, Picture)

@@ -5,7 +5,7 @@ the file that names it; later ones win, sections are merged, lists replaced). `k
 over all. Any error raises ConfigError: one line that names the file or the command line, the option, and for an
 unknown option the nearest that exists.
 
-In reading order: schema, reading, declarations, checking, printing, effects.
+In reading order: schema, reading, declarations, checking, printing, effects; and study, which reads studies.
 """
 
 from __future__ import annotations

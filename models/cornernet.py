@@ -21,9 +21,7 @@ class CornerNetOptions:
     """CornerNet's network: the config's `model:` section with `detector: cornernet`."""
 
     detector: Literal["cornernet"] = "cornernet"
-    """Which detector is built. cornernet: pairs of corners. The others, each with options of its own: centernet (pairs
-    of corners with a center), anchors (RetinaNet's anchor boxes on the hourglasses), saccade (pairs of corners in crops
-    where attention expects objects)."""
+    """Which detector is built: here, pairs of corners. Each detector has options of its own in this section."""
     backbone: BackboneOptions = field(default_factory=HourglassOptions)
     """Network that computes the features."""
     pool_width: Width = 128

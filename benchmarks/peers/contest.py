@@ -122,7 +122,7 @@ def compete(
     kind: str,
     bar: tqdm,
 ) -> dict[str, Any]:
-    """Train a detector for `minutes`, and measure it at `points` points of time of equal distance. Returns its result.
+    """Train a detector for `minutes`, and measure it at `points` equally spaced times. Returns its result.
 
     kind: of clock. bar: progress bar in seconds of training.
     """
@@ -183,8 +183,7 @@ def train_until(
             clock.losses.append(float(own.update(micro_batches).terms[0].mean()))
         except NonFinite as error:
             raise RunError(f"iteration {clock.iterations + 1}: {error.describe(index)}") from error
-        if own.update.average:
-            own.update.average.add(own.update.network, clock.iterations)
+        own.update.average_weights(clock.iterations)
         ended = perf_counter()
         clock.wall += ended - begun
         clock.waiting += waited - begun

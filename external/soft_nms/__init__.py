@@ -26,6 +26,17 @@ except ImportError as error:
     )
 
 
+class Settings(NamedTuple):
+    """How boxes are suppressed, in the order of the C function's arguments. See soft_nms."""
+
+    method: int  # index in METHODS
+    sigma: float
+    overlap: float
+    floor: float
+    merge: bool
+    exponent: float
+
+
 class Suppressed(NamedTuple):
     """N boxes after suppression, grouped by class in the order of their labels.
 
@@ -122,34 +133,33 @@ def _run(
         order = labels.argsort(kind="stable")
         rows, labels = rows[order], labels[order]
     run = _python_classes if lib is None else _compiled_classes
-    kept = run(rows, labels, METHODS.index(method), sigma, overlap, floor, merge, exponent)
+    kept = run(rows, labels, Settings(METHODS.index(method), sigma, overlap, floor, merge, exponent))
     return Suppressed(rows, labels, kept)
 
 
-def _compiled_classes(rows: np.ndarray, labels: np.ndarray, *options) -> np.ndarray:
+def _compiled_classes(rows: np.ndarray, labels: np.ndarray, settings: Settings) -> np.ndarray:
     kept = np.empty(len(rows), bool)
     pointers = ffi.from_buffer("float[]", rows), ffi.from_buffer("int64_t[]", labels)
-    if lib.soft_nms(*pointers, *rows.shape, *options, ffi.from_buffer("unsigned char[]", kept)):
+    if lib.soft_nms(*pointers, *rows.shape, *settings, ffi.from_buffer("unsigned char[]", kept)):
         raise MemoryError(f"soft-NMS of {len(rows)} boxes: out of memory")
     return kept
 
 
-def _python_classes(rows: np.ndarray, labels: np.ndarray, *options) -> np.ndarray:
+def _python_classes(rows: np.ndarray, labels: np.ndarray, settings: Settings) -> np.ndarray:
     kept = np.empty(len(rows), bool)
     ends = [*np.flatnonzero(np.diff(labels)) + 1, len(rows)]
     for begin, end in zip([0, *ends], ends, strict=False):
-        kept[begin:end] = np.arange(end - begin) < _python_soft_nms(rows[begin:end], *options)
+        kept[begin:end] = np.arange(end - begin) < _python_soft_nms(rows[begin:end], settings)
     return kept
 
 
-def _python_soft_nms(
-    rows: np.ndarray, method: int, sigma: float, overlap: float, floor: float, merge: bool, exponent: float
-) -> int:
+def _python_soft_nms(rows: np.ndarray, settings: Settings) -> int:
     """The algorithm of soft_nms.c for one class, with the same rounding.
 
     Modifies rows in place. Returns the number of kept rows, which come first.
     """
     one = np.float32(1)
+    method, sigma, overlap, floor, merge, exponent = settings
     sigma, overlap, floor, exponent = (np.float32(value) for value in (sigma, overlap, floor, exponent))
     kept = len(rows)
     for i in range(len(rows)):

@@ -1,4 +1,4 @@
-"""Memory that this process may use, and the errors that tell of too little."""
+"""Memory that this process may use, and out-of-memory errors."""
 
 from __future__ import annotations
 

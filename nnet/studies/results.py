@@ -92,7 +92,7 @@ class Results:
 
 
 def test_of(summary: Mapping[str, Any]) -> tuple:
-    """What figures on resamples have in common where they can be compared image by image."""
+    """Key of a test: equal keys mean the same images and resamples."""
     return tuple(summary["resampled"][name] for name in ("images", "number", "seed")) if summary else ()
 
 

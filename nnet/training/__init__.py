@@ -1,5 +1,5 @@
 """Training a network.
 
-In reading order: trainer, step; then data, start, folder, snapshots, metrics, validation, monitoring, faults, options;
-and cost, which counts parameters and operations.
+In reading order: trainer, step; then data, start, folder, snapshots, metrics, validation, monitoring, faults, average,
+options; and cost, which counts parameters and operations.
 """

@@ -109,6 +109,11 @@ class UpdateStep:
         self.group = group
         self.micro_batches_per_update = micro_batches_per_update
 
+    def average_weights(self, iteration: int) -> None:
+        """With train.ema, add the weights after `iteration` iterations to their average."""
+        if self.average:
+            self.average.add(self.network, iteration)
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint stores."""
         parts = {"model": self.network, "optimizer": self.optimizer, "scaler": self.scaler}

@@ -70,10 +70,18 @@ class Trainer:
 
         batch: images per batch when the validation loss is measured.
         """
-        objective, images = self.update.objective._replace(family=detector.family), self.options.validate_images
-        log = self.folder.log
-        loading = self.options.workers, self.options.worker_timeout
-        self.validation = Validation(index, detector, objective, images, batch, self.group, log, self.signals, *loading)
+        self.validation = Validation(
+            index,
+            detector,
+            self.update.objective._replace(family=detector.family),
+            self.options.validate_images,
+            batch,
+            self.group,
+            self.folder.log,
+            self.signals,
+            workers=self.options.workers,
+            timeout=self.options.worker_timeout,
+        )
 
     def load_batches(self, loader: Iterable[Batch], count: int) -> None:
         """Start the workers. A resumed run then restores its random state, and repeats a validation that was due but
@@ -124,8 +132,7 @@ class Trainer:
         self.update.set_learning_rate(self.lr)
         try:
             self.window.add(self.update(micro_batches))
-            if self.update.average:
-                self.update.average.add(self.update.network, self.iteration)
+            self.update.average_weights(self.iteration)
             self.non_finite.finite()
         except NonFinite as error:
             self.non_finite.skip(self.iteration + 1, error)

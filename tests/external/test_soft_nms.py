@@ -104,7 +104,7 @@ def test_exponential() -> None:
         pairs[:, 1, 2] = width
         pairs[:, :, 4] = 1, 0.5
         found = soft_nms(pairs.reshape(-1, 5), np.repeat(np.arange(len(width)), 2), sigma=sigma, floor=-1.0)
-        python = [package._python_soft_nms(pair, 2, sigma, 0.5, -1.0, False, 1.0) for pair in pairs]
+        python = [package._python_soft_nms(pair, package.Settings(2, sigma, 0.5, -1.0, False, 1.0)) for pair in pairs]
         assert set(python) == {2}
         np.testing.assert_array_equal(found.boxes, pairs.reshape(-1, 5))
 

@@ -29,14 +29,15 @@ BAD = Unreadable("a.jpg", "the file is empty")
 class Step:
     """Makes updates of nothing. `failures`: iterations, counted from 1, whose loss is not finite."""
 
-    average = None
-
     def __init__(self, failures=()):
         self.failures = failures
         self.rates, self.given = [], []
 
     def set_learning_rate(self, lr):
         self.rates.append(lr)
+
+    def average_weights(self, iteration):
+        pass
 
     def __call__(self, batches):
         self.given.append(batches)
