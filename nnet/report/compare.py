@@ -17,6 +17,7 @@ from nnet.analysis.bootstrap import LEVEL, RESAMPLES, Difference, Differences, c
 from nnet.report.runs import Run, check_pair, load_run
 from nnet.runtime.console import progress_bar
 from nnet.runtime.errors import exit_code
+from sample.statistics import aligned
 
 
 def compare(first: Run, second: Run, resamples: int, seed: int) -> Differences:
@@ -32,11 +33,7 @@ def table(first: Run, second: Run, differences: Differences) -> str:
     classes = {f"AP {name}": difference for name, difference in differences.classes.items()}
     for name, difference in (*differences.figures.items(), *classes.items()):
         rows.append((name, *cells(difference)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"A: {first.name}", f"B: {second.name}", ""]
-    for label, *values in rows:
-        texts = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
-        lines.append("  ".join([label.ljust(widths[0]), *texts]).rstrip())
+    lines = [f"A: {first.name}", f"B: {second.name}", "", *(line.rstrip() for line in aligned(rows))]
     return "\n".join([*lines, "", "*: the interval is without 0. -: nothing to measure."])
 
 

@@ -25,6 +25,7 @@ from nnet.runtime.console import progress_bar
 from nnet.runtime.errors import exit_code
 from nnet.training.data import check_batch_norm
 from nnet.training.step import checkpoint_activations
+from sample.statistics import aligned
 
 COCO_CLASSES = 80
 STATE = 16  # bytes per parameter in training: the weight, its gradient, and Adam's two moments
@@ -55,16 +56,11 @@ def report(cost: Cost, size: tuple[int, int]) -> str:
     whole = ("total", cost.parameters, cost.testing, cost.training)
     for name, parameters, testing, training in [*(part for part in cost.parts if any(part[1:])), whole]:
         rows.append((name, f"{parameters:,}", f"{testing / 1e9:,.1f}", f"{training / 1e9:,.1f}"))
-    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *values in rows:
-        cells = [value.rjust(width) for value, width in zip(values, others, strict=True)]
-        lines.append("  ".join([name.ljust(first), *cells]))
     images = f"{cost.images} image{'s' if cost.images > 1 else ''}"
     state, activations = STATE * cost.parameters, cost.training_memory
     return "\n".join(
         [
-            *lines,
+            *aligned(rows),
             "",
             f"GFLOP are of the forward pass with one image of {size[0]}x{size[1]}, with 2 FLOP per multiply-add. "
             "Training predicts from every stack.",
