@@ -1,9 +1,11 @@
 """Fixtures, markers and the summary line that all tests share."""
 
 import ctypes
+import fcntl
 import gc
+import platform
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tests.golden_files import ROOT, Golden, existing_folder, finder, golden_fol
 from tests.processes import started_programs
 
 SHARED = ROOT.parent / "shared"
+LARGE = 5  # gigabytes
 
 
 @pytest.fixture(scope="session")
@@ -107,10 +110,15 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_setup(item):
-    """Skip a test that needs more memory than is available at its start."""
+    """Skip a test that needs more memory than is available at its start. Large ones run one at a time in all workers:
+    what another one is about to take is available still."""
     for marker in item.iter_markers("needs_memory"):
         (gigabytes,) = marker.args
         return_freed_memory()
+        if gigabytes >= LARGE:
+            lock = open(Path(tempfile.gettempdir()) / "tests_with_much_memory.lock", "w")
+            item.addfinalizer(lock.close)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         available = available_memory() / GIGABYTE
         if available < gigabytes:
             pytest.skip(f"needs {gigabytes:g} GB of memory, {available:.1f} GB are available")
@@ -123,10 +131,15 @@ def pytest_runtest_teardown(item):
 
 
 def return_freed_memory():
-    """Return freed memory to the system. Tests that run train.py in this process make the C library keep it."""
+    """Return freed memory to the system, from here on too. Tests that run train.py in this process make the C library
+    keep it (nnet.runtime.devices.keep_freed_memory), and its fragments take half as much again."""
     gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        trim_threshold, top_pad, mmap_threshold, mmap_max = -1, -2, -3, -4  # from malloc.h
+        for option in ((mmap_max, 2**16), (mmap_threshold, 2**20), (trim_threshold, 2**20), (top_pad, 2**17)):
+            library.mallopt(*option)
+        library.malloc_trim(0)
 
 
 def pytest_terminal_summary(terminalreporter):
