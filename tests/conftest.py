@@ -7,6 +7,7 @@ import platform
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.processes import started_programs
 
 SHARED = ROOT.parent / "shared"
 LARGE = 5  # gigabytes
+LOCK: pytest.StashKey[IO[str]] = pytest.StashKey()
 
 
 @pytest.fixture(scope="session")
@@ -116,9 +118,8 @@ def pytest_runtest_setup(item):
         (gigabytes,) = marker.args
         return_freed_memory()
         if gigabytes >= LARGE:
-            lock = open(Path(tempfile.gettempdir()) / "tests_with_much_memory.lock", "w")
-            item.addfinalizer(lock.close)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            item.stash[LOCK] = open(Path(tempfile.gettempdir()) / "tests_with_much_memory.lock", "w")
+            fcntl.flock(item.stash[LOCK], fcntl.LOCK_EX)
         available = available_memory() / GIGABYTE
         if available < gigabytes:
             pytest.skip(f"needs {gigabytes:g} GB of memory, {available:.1f} GB are available")
@@ -128,6 +129,8 @@ def pytest_runtest_teardown(item):
     """Return the memory of such a test, for the tests that run at the same time."""
     if item.get_closest_marker("needs_memory"):
         return_freed_memory()
+    if LOCK in item.stash:
+        item.stash[LOCK].close()
 
 
 def return_freed_memory():
