@@ -112,8 +112,10 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_setup(item):
-    """Skip a test that needs more memory than is available at its start. Large ones run one at a time in all workers:
-    what another one is about to take is available still."""
+    """Skip a test that needs more memory than is available at its start.
+
+    Of the large ones, only one runs at a time over all workers: two that start together would both see enough memory.
+    """
     for marker in item.iter_markers("needs_memory"):
         (gigabytes,) = marker.args
         return_freed_memory()
@@ -134,8 +136,11 @@ def pytest_runtest_teardown(item):
 
 
 def return_freed_memory():
-    """Return freed memory to the system, from here on too. Tests that run train.py in this process make the C library
-    keep it (nnet.runtime.devices.keep_freed_memory), and its fragments take half as much again."""
+    """Return freed memory to the system, now and from here on.
+
+    Tests that run train.py in this process make the C library keep it (nnet.runtime.devices.keep_freed_memory). A large
+    test after them would then take more memory, because of fragmentation.
+    """
     gc.collect()
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
